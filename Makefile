@@ -1,0 +1,35 @@
+# Everything a user or a developer of this tree runs. Each target sets up what it needs, in .venv.
+#
+#   make run    a server, a few devices, and the main job at work
+#   make test   lint, types, all tests
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.installed
+	@$(BIN)/python -m devconf.demo run
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-for-tests
+	$(BIN)/ruff check devconf twisted tests
+	$(BIN)/ruff format --check devconf twisted tests
+	$(BIN)/mypy devconf twisted/plugins tests
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing devconf into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-for-tests: setup.cfg pyproject.toml $(VENV)/.installed
+	@echo "Installing the test tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info run

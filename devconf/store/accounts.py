@@ -1,0 +1,172 @@
+"""Accounts of operators, and the tokens and tickets of all."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity, Role
+from devconf.store.tables import credentials, devices, users
+
+
+def hashed(secret: str) -> str:
+    """Return what is stored of a key, token or ticket: 256 random bits need no more than SHA-256."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+# -- operators ----------------------------------------------------------------------------------------------------
+
+
+def find_user(connection: Connection, user_name: str) -> Row[Any] | None:
+    """Return the account ``user_name``."""
+    return connection.execute(select(users).where(users.c.user_name == user_name)).one_or_none()
+
+
+def get_user(connection: Connection, user_name: str) -> Row[Any]:
+    """Return the account ``user_name``.
+
+    :raises CommandFailed: ``NO_SUCH_USER``.
+    """
+    row = find_user(connection, user_name)
+    if row is None:
+        raise CommandFailed(Ecode.NO_SUCH_USER, f"there is no user {user_name!r}")
+    return row
+
+
+def insert_user(
+    connection: Connection, now: float, user_unid: str, user_name: str, role: Role, password_hash: str
+) -> None:
+    """Store a new account.
+
+    :raises CommandFailed: ``ALREADY_EXISTS``.
+    """
+    try:
+        connection.execute(
+            insert(users).values(
+                user_unid=user_unid, user_name=user_name, role=role, password_hash=password_hash, created_at=now
+            )
+        )
+    except IntegrityError:
+        raise CommandFailed(Ecode.ALREADY_EXISTS, f"there is a user {user_name!r} already") from None
+
+
+def change_user(connection: Connection, user_name: str, values: dict[str, Any]) -> str:
+    """Change columns of an account and end its tokens.
+
+    :returns: its ``user_unid``.
+    :raises CommandFailed: ``NO_SUCH_USER``, or ``IN_USE``: it is the last admin.
+    """
+    row = get_user(connection, user_name)
+    if values.get("role", Role.ADMIN) != Role.ADMIN:
+        _keep_an_admin(connection, row)
+    connection.execute(update(users).where(users.c.user_name == user_name).values(**values))
+    end_tokens(connection, row.user_unid)
+    return str(row.user_unid)
+
+
+def delete_user(connection: Connection, user_name: str) -> str:
+    """Delete an account and its tokens.
+
+    :returns: its ``user_unid``.
+    :raises CommandFailed: ``NO_SUCH_USER``, or ``IN_USE``: it is the last admin.
+    """
+    row = get_user(connection, user_name)
+    _keep_an_admin(connection, row)
+    end_tokens(connection, row.user_unid)
+    connection.execute(delete(users).where(users.c.user_name == user_name))
+    return str(row.user_unid)
+
+
+def _keep_an_admin(connection: Connection, row: Row[Any]) -> None:
+    admins = connection.execute(select(func.count()).select_from(users).where(users.c.role == Role.ADMIN)).scalar()
+    if row.role == Role.ADMIN and admins == 1:
+        raise CommandFailed(Ecode.IN_USE, f"{row.user_name!r} is the last admin; make another one first")
+
+
+def list_users(connection: Connection) -> list[dict[str, Any]]:
+    """Return all accounts as items of §4, in the order of creation."""
+    rows = connection.execute(select(users).order_by(users.c.seq))
+    return [{"user_unid": row.user_unid, "user_name": row.user_name, "role": Role(row.role).title} for row in rows]
+
+
+# -- tokens and tickets -------------------------------------------------------------------------------------------
+
+
+def insert_credential(
+    connection: Connection, kind: str, secret: str, unid: str, family: str, expires_at: float
+) -> None:
+    """Store a token or ticket; only its hash is kept."""
+    connection.execute(
+        insert(credentials).values(
+            hash=hashed(secret), kind=kind, unid=unid, family=family, expires_at=expires_at, used=False
+        )
+    )
+
+
+def identify(connection: Connection, atoken: str, now: float) -> Identity:
+    """Return who ``atoken`` belongs to.
+
+    :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+    """
+    row = connection.execute(
+        select(credentials).where(credentials.c.hash == hashed(atoken), credentials.c.kind == "atoken")
+    ).one_or_none()
+    if row is None:
+        raise CommandFailed(Ecode.BAD_TOKEN, "this token is not valid; log in again")
+    if row.expires_at <= now:
+        raise CommandFailed(Ecode.TOKEN_EXPIRED, "this token has expired; log in again, or use the rtoken")
+    return _account(connection, row)
+
+
+def redeem_ticket(connection: Connection, ticket: str, now: float) -> Identity:
+    """Return who a ticket was given to; it works once.
+
+    :raises CommandFailed: ``BAD_TOKEN``.
+    """
+    row = connection.execute(
+        delete(credentials)
+        .where(credentials.c.hash == hashed(ticket), credentials.c.kind == "ticket", credentials.c.expires_at > now)
+        .returning(*credentials.c)
+    ).one_or_none()
+    if row is None:
+        raise CommandFailed(Ecode.BAD_TOKEN, "this address is not valid any longer; ask for a new one")
+    return _account(connection, row)
+
+
+def _account(connection: Connection, credential: Row[Any]) -> Identity:
+    user = connection.execute(select(users).where(users.c.user_unid == credential.unid)).one_or_none()
+    if user is not None:
+        return Identity(user.user_unid, user.user_name, Role(user.role), credential.family)
+    device = connection.execute(
+        select(devices).where(devices.c.dev_unid == credential.unid, devices.c.enabled)
+    ).one_or_none()
+    if device is None:
+        raise CommandFailed(Ecode.BAD_TOKEN, "this account is disabled or gone")
+    return Identity(device.dev_unid, device.dev_refid, Role.DEVICE, credential.family)
+
+
+def end_tokens(connection: Connection, unid: str, family: str | None = None) -> None:
+    """End the tokens and tickets of an account, or of one family of it."""
+    statement = delete(credentials).where(credentials.c.unid == unid)
+    if family is not None:
+        statement = statement.where(credentials.c.family == family)
+    connection.execute(statement)
+
+
+def prune(connection: Connection, now: float) -> None:
+    """Forget tokens and tickets that expired a while ago: until then it can be told that they have."""
+    connection.execute(delete(credentials).where(credentials.c.expires_at < now - 86400))
+
+
+def find_device(connection: Connection, dev_refid: str) -> Row[Any] | None:
+    """Return the device ``dev_refid``."""
+    return connection.execute(select(devices).where(devices.c.dev_refid == dev_refid)).one_or_none()
+
+
+def key_used(connection: Connection, dev_unid: str) -> None:
+    """Note that a device has used its key: from now on it is needed."""
+    connection.execute(update(devices).where(devices.c.dev_unid == dev_unid).values(key_used=True))

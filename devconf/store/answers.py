@@ -1,0 +1,198 @@
+"""What devices answered, and what they say they have, written into the rows of :mod:`devconf.store.orders`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, select, tuple_, update
+
+from devconf.model import OrderKey
+from devconf.store.orders import (
+    KEY,
+    behind,
+    bound,
+    key_of,
+    raise_rows,
+    rows_of,
+    this,
+    want_deleted,
+    want_present,
+)
+from devconf.store.tables import commands, devices, orders, tasks
+
+#: A device may not push a task's counter beyond this: 2**52 further changes remain.
+MAX_REV = 2**52
+
+#: By these a device says that it has no such task, or no such subtask (§6).
+LACKS = (1004040001, 1004040003)
+
+
+class Outcome(Enum):
+    """What an answer says of the order it answers."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    LACKS = "lacks"
+    STALE = "stale"
+
+
+@frozen
+class Acknowledgement:
+    """An answer to an order, to be written.
+
+    :ivar epoch: of the connection it came on; one that is not the device's newest is not written.
+    :ivar ecode: the device's own.
+    :ivar device_rev: of ``STALE``: the rev that the device has.
+    """
+
+    key: OrderKey
+    rev: int
+    epoch: int
+    outcome: Outcome
+    ecode: int = 0
+    enote: str = ""
+    device_rev: int = 0
+    late: bool = False
+
+
+_current = select(devices.c.epoch).where(devices.c.dev_unid == orders.c.dev_unid).scalar_subquery() == bindparam(
+    "k_epoch"
+)
+_newer = orders.c.acked_rev < bindparam("k_rev")
+_running = exists().where(commands.c.task_id == orders.c.task_id, commands.c.settled_at.is_(None))
+
+_answered: dict[str, Any] = {
+    "acked_rev": bindparam("k_rev"),
+    "ecode": bindparam("v_ecode"),
+    "enote": bindparam("v_enote"),
+    "at": bindparam("v_at"),
+    "late": bindparam("v_late"),
+    "epoch": bindparam("k_epoch"),
+}
+_statements = {
+    Outcome.APPLIED: update(orders)
+    .where(this, _newer, _current)
+    .values(
+        # A late answer to a delete that has been taken back: the device has nothing.
+        applied_rev=case((and_(bindparam("v_delete"), orders.c.life == "present"), 0), else_=bindparam("k_rev")),
+        **_answered,
+    ),
+    Outcome.REFUSED: update(orders).where(this, _newer, _current).values(**_answered),
+    Outcome.LACKS: update(orders).where(this, _newer, _current).values(acked_rev=0, applied_rev=0),
+}
+# What a delete was answered is kept while its command runs, which settles it; else any answer ends the matter.
+_over = delete(orders).where(this, orders.c.life == "deleted", ~behind, ~_running)
+
+
+def acknowledge(
+    connection: Connection, answers: Sequence[tuple[Acknowledgement, bool]], now: float
+) -> dict[OrderKey, Row[Any]]:
+    """Write ``answers``, each with whether it answers a delete.
+
+    :returns: the rows they concern as they are then; a key that is missing has no row any longer.
+    """
+    for outcome, statement in _statements.items():
+        values = [
+            {
+                **bound(answer.key),
+                "k_rev": answer.rev,
+                "k_epoch": answer.epoch,
+                "v_ecode": answer.ecode,
+                "v_enote": answer.enote,
+                "v_at": now,
+                "v_late": answer.late,
+                **({"v_delete": deleted} if outcome is Outcome.APPLIED else {}),
+            }
+            for answer, deleted in answers
+            if answer.outcome is outcome
+        ]
+        if values:
+            connection.execute(statement, values)
+    for answer, _ in answers:
+        if answer.outcome is Outcome.STALE:
+            _overtake(connection, answer)
+    keys = list({answer.key for answer, _ in answers})
+    connection.execute(_over, [bound(key) for key in keys])
+    return rows_of(connection, keys)
+
+
+def _overtake(connection: Connection, answer: Acknowledgement) -> None:
+    """Raise the task's counter above the rev that the device says it has, and want the same again."""
+    task_id = answer.key.task_id
+    above = answer.device_rev + 1
+    connection.execute(update(tasks).where(tasks.c.task_id == task_id).values(rev=func.max(tasks.c.rev + 1, above)))
+    rev = connection.execute(select(tasks.c.rev).where(tasks.c.task_id == task_id)).scalar()
+    connection.execute(
+        update(orders)
+        .where(this, _newer, _current)
+        .values(wanted_rev=func.max(orders.c.wanted_rev + 1, above) if rev is None else rev),
+        {**bound(answer.key), "k_rev": answer.rev, "k_epoch": answer.epoch},
+    )
+
+
+@frozen
+class Connected:
+    """What the server has to know of a device that connects.
+
+    :ivar epoch: of this connection, greater than that of any before.
+    :ivar echoes: it has sent a ``req_id`` back before.
+    :ivar behind: there is something to send.
+    """
+
+    epoch: int
+    echoes: bool
+    behind: bool
+
+
+def connect(connection: Connection, dev_unid: str) -> Connected | None:
+    """Note that ``dev_unid`` connects: what it refused is wanted again, with a new rev (§4).
+
+    :returns: None if it may not connect any longer.
+    """
+    row = connection.execute(
+        update(devices)
+        .where(devices.c.dev_unid == dev_unid, devices.c.enabled)
+        .values(epoch=devices.c.epoch + 1)
+        .returning(devices.c.epoch, devices.c.echoes)
+    ).one_or_none()
+    if row is None:
+        return None
+    refused = and_(orders.c.dev_unid == dev_unid, orders.c.ecode != 0, ~behind)
+    if connection.execute(select(exists().where(refused))).scalar():
+        raise_rows(connection, refused)
+    late = connection.execute(select(exists().where(orders.c.dev_unid == dev_unid, behind))).scalar()
+    return Connected(row.epoch, row.echoes, bool(late))
+
+
+def learn_echo(connection: Connection, dev_unid: str) -> None:
+    """Note that ``dev_unid`` sends a ``req_id`` back."""
+    connection.execute(update(devices).where(devices.c.dev_unid == dev_unid).values(echoes=True))
+
+
+#: A device may make the server remember so many tasks that only the device knows of.
+MAX_UNKNOWN = 1000
+
+
+def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -> None:
+    """Compare what ``dev_unid`` says it has with what it should have (*register*, §1).
+
+    What differs is wanted anew, and what we do not know of is to be deleted there.
+
+    :param has: each task or subtask, and the rev that the device has of it.
+    """
+    rows = {key_of(row): row for row in connection.execute(select(orders).where(orders.c.dev_unid == dev_unid))}
+    differs = [key for key, row in rows.items() if row.applied_rev and has.get(key) != row.applied_rev]
+    for start in range(0, len(differs), 500):
+        # With a new rev: the device may have kept what it said to the old one.
+        raise_rows(connection, tuple_(*KEY).in_(differs[start : start + 500]))
+    if differs:
+        nothing = update(orders).where(this).values(acked_rev=0, applied_rev=0, ecode=0, enote="")
+        connection.execute(nothing, [bound(key) for key in differs])
+    unknown = [(key, rev) for key, rev in has.items() if key not in rows and 0 <= rev < MAX_REV]
+    for key, rev in unknown[: max(0, MAX_UNKNOWN - sum(row.life == "deleted" for row in rows.values()))]:
+        want_present(connection, [key], rev + 1)
+        want_deleted(connection, [key], rev + 1)
+        connection.execute(update(tasks).where(tasks.c.task_id == key.task_id, tasks.c.rev <= rev).values(rev=rev + 1))

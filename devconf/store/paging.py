@@ -1,0 +1,49 @@
+"""Lists in pages, in the order of creation (``docs/protocol.md`` §4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Connection, Row, Select, func
+
+from devconf.errors import CommandFailed, Ecode
+
+
+def page(
+    connection: Connection,
+    statement: Select[Any],
+    seq: Column[int],
+    limit: int,
+    after: str | None,
+    *,
+    newest_first: bool = False,
+) -> tuple[list[Row[Any]], str | None]:
+    """Return a page of ``statement``, and the ``after`` of the next one.
+
+    ``after`` is the place of the last item in the order of creation, so it works when that item is gone.
+
+    :raises CommandFailed: ``BAD_FIELD``: ``after`` is not what a page's ``next`` said.
+    """
+    if after is not None:
+        place = position(after)
+        statement = statement.where(seq < place if newest_first else seq > place)
+    statement = statement.order_by(seq.desc() if newest_first else seq).limit(limit + 1)
+    rows = list(connection.execute(statement))
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], str(rows[limit - 1].seq)
+
+
+def position(after: str) -> int:
+    """Return the place that ``after`` names.
+
+    :raises CommandFailed: ``BAD_FIELD``.
+    """
+    if not (after.isascii() and after.isdigit() and len(after) < 19):
+        raise CommandFailed(Ecode.BAD_FIELD, "$.params.after must be the `next` of the page before")
+    return int(after)
+
+
+def containing(column: Column[str], text: str) -> Any:
+    """Return the condition that ``column`` contains ``text``, whatever the case."""
+    return func.lower(column).contains(text.lower(), autoescape=True)

@@ -1,0 +1,62 @@
+"""Writes what devices answer, as it comes and in batches, whatever the cause of the order was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from devconf import failpoints
+from devconf.clock import Now
+from devconf.model import OrderKey
+from devconf.store import Store, answers
+from devconf.store.answers import Acknowledgement
+from devconf.store.outbox import Order
+
+#: Answers, each with the order it answers.
+Batch = list[tuple[Acknowledgement, Order]]
+
+
+@define
+class AnswerBook:
+    """One batch is being written at a time; what comes meanwhile is the next.
+
+    :ivar _written: told the rows as they are then, and the batch.
+    :ivar _not_written: told the batch, if the store failed.
+    """
+
+    _log = Logger()
+
+    _store: Store
+    _now: Now
+    _written: Callable[[dict[OrderKey, Any], Batch], None]
+    _not_written: Callable[[Batch], None]
+    _waiting: Batch = field(factory=list, init=False)
+    _writing: bool = field(default=False, init=False)
+
+    def add(self, acknowledgement: Acknowledgement, order: Order) -> None:
+        """Write ``acknowledgement``, which answers ``order``."""
+        self._waiting.append((acknowledgement, order))
+        if not self._writing:
+            self._flush()
+
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._writing = bool(batch)
+        if batch:
+            self._store.run(
+                answers.acknowledge, [(answer, order.kind == "delete") for answer, order in batch], self._now()
+            ).addCallbacks(self._done, self._failed, callbackArgs=(batch,), errbackArgs=(batch,))
+
+    def _done(self, rows: dict[OrderKey, Any], batch: Batch) -> None:
+        failpoints.reach("answer written")
+        self._written(rows, batch)
+        self._flush()
+
+    def _failed(self, failure: Failure, batch: Batch) -> None:
+        self._log.failure("answers of devices could not be written; their orders will be sent again", failure)
+        self._not_written(batch)
+        self._flush()

@@ -1,0 +1,393 @@
+"""Delivery: what devices should have is sent to them, and what they answer is written.
+
+One machine serves every cause: a running command, a device that connects, a retry, a late answer. The rows are in
+the store (:mod:`devconf.store.orders`); in memory there is a slot only for what is sent, watched or due, so that
+idle devices cost nothing. The states are told in ``docs/design.md``.
+
+    commands -> watch(rows)  ... due rows are read, sent, answered, written ...  -> what became of each
+    commands -> settle       -> release(rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from devconf import failpoints, wire
+from devconf.clock import Now, Random
+from devconf.devices.answer_book import AnswerBook
+from devconf.devices.hub import Hub, IDelivery
+from devconf.devices.interpret import interpret
+from devconf.devices.lane import Lane, Phase, Slot
+from devconf.devices.link import Link
+from devconf.devices.pending import NoAnswer
+from devconf.devices.watch import Seen, Watch
+from devconf.model import Answer, OrderKey, State
+from devconf.store import Store, outbox
+from devconf.store.answers import Acknowledgement, Outcome
+from devconf.store.outbox import ConfKey, Order
+
+#: Devices that are served by one read of what is due: others have their turn in between.
+LANES_PER_READ = 200
+#: Bytes of encoded storage configurations that are kept for the next message that carries them.
+CONTENTS_KEPT = 16 * 1024 * 1024
+#: After a failure of the store, and after the first deadline of an order: seconds until it is tried again.
+RETRY_AFTER = 10.0
+RETRY_AT_MOST = 600.0
+
+_COMMANDS = {"add": "post", "modify": "put", "delete": "delete"}
+_TASKS = wire.PREFIX + "tasks"
+
+
+@implementer(IDelivery)
+@define(eq=False)
+class Delivery:
+    """The machine.
+
+    :ivar clock: monotonic.
+    :ivar _timeout: seconds a device has to answer, besides 1 s per 64 KiB of message.
+    """
+
+    _log = Logger()
+
+    _clock: IReactorTime
+    _now: Now
+    _random: Random
+    _store: Store
+    _hub: Hub
+    _timeout: float
+    _lanes: dict[str, Lane] = field(factory=dict, init=False)
+    _hungry: dict[Lane, None] = field(factory=dict, init=False)
+    _reading: bool = field(default=False, init=False)
+    _book: AnswerBook = field(init=False)
+    _contents: dict[ConfKey, bytes] = field(factory=dict, init=False)
+    _again_call: IDelayedCall | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._hub.delivery = self
+        self._book = AnswerBook(self._store, self._now, self._written, self._not_written)
+
+    # -- for commands
+
+    def watch(
+        self, targets: Mapping[OrderKey, int], progress: Callable[[int, int], None]
+    ) -> Deferred[dict[OrderKey, Seen]]:
+        """Send what is due of ``targets``, and wait until devices have answered or the wait is over.
+
+        A device that is offline now is not waited for. Until :meth:`release`, nothing more is sent of the targets
+        once the wait is over: what was seen stays true until the command is settled.
+
+        :param targets: each order, and the rev that has to be answered.
+        :param progress: called with how many have been answered, and of how many.
+        :returns: fires with what became of each; never fails, and must not be cancelled.
+        """
+        watch = Watch(progress)
+        now = self._clock.seconds()
+        for key, rev in targets.items():
+            online = key.dev_unid in self._hub
+            slot = self._lane(key.dev_unid).slot(key)
+            slot.watches.append(watch)
+            watch.add(key, rev, waited=online, now=now)
+        self.nudge(targets)
+        for dev_unid in {key.dev_unid for key in targets if key.dev_unid in self._hub}:
+            self._lanes[dev_unid].arm(now + self._timeout)
+        if not watch.open:
+            watch.finish()
+        return watch.done
+
+    def release(self, targets: Collection[OrderKey], changed: Collection[OrderKey]) -> None:
+        """Note that the command that watched ``targets`` is settled: what is due of them may be sent.
+
+        :param changed: those that the settling itself gave something to send.
+        """
+        for key in targets:
+            lane = self._lanes.get(key.dev_unid)
+            slot = lane.slots.get(key) if lane is not None else None
+            if lane is not None and slot is not None:
+                slot.watches = [watch for watch in slot.watches if not watch.over]
+                if lane.link is not None and not slot.busy:
+                    lane.queue[key] = None
+        self.nudge(changed)
+        for dev_unid in {key.dev_unid for key in targets}:
+            if (lane := self._lanes.get(dev_unid)) is not None:
+                self._feed(lane)
+                self._tidy(lane)
+
+    def nudge(self, keys: Collection[OrderKey]) -> None:
+        """Note that there may be something to send of ``keys``."""
+        for key in keys:
+            link = self._hub.get(key.dev_unid)
+            if link is not None:
+                lane = self._lane(key.dev_unid)
+                slot = lane.slots.get(key)
+                if slot is not None:
+                    slot.dirty = True
+                if slot is None or not slot.busy:
+                    lane.queue[key] = None
+                    self._feed(lane)
+
+    def catch_up(self, dev_unid: str) -> None:
+        """Send a device all that is due: it has been taken to have nothing (``devices/resync``)."""
+        if dev_unid in self._hub:
+            lane = self._lane(dev_unid)
+            for slot in lane.slots.values():
+                slot.dirty = True
+            lane.scan = OrderKey(dev_unid, "", "")
+            self._feed(lane)
+
+    def stop(self) -> None:
+        """Send nothing more; answers that have come are still written."""
+        self._stopped = True
+        self._hungry.clear()
+        if self._again_call is not None and self._again_call.active():
+            self._again_call.cancel()
+        for lane in self._lanes.values():
+            lane.disarm()
+
+    # -- from the hub: IDelivery
+
+    def connected(self, link: Link) -> None:
+        """See :class:`IDelivery`."""
+        if self._stopped:
+            return
+        lane = self._lanes.get(link.dev_unid)
+        if lane is None and not link.behind:
+            return
+        lane = self._lane(link.dev_unid)
+        lane.link = link
+        lane.scan = OrderKey(link.dev_unid, "", "")
+        self._feed(lane)
+
+    def disconnected(self, link: Link) -> None:
+        """See :class:`IDelivery`."""
+        lane = self._lanes.get(link.dev_unid)
+        if lane is not None:
+            lane.lost()
+            self._tidy(lane)
+
+    def has_room(self, link: Link) -> None:
+        """See :class:`IDelivery`."""
+        lane = self._lanes.get(link.dev_unid)
+        if lane is not None:
+            self._feed(lane)
+
+    def answered_late(self, link: Link, order: Order, answer: wire.DeviceAnswer) -> None:
+        """See :class:`IDelivery`."""
+        lane = self._lane(link.dev_unid)
+        slot = lane.slot(order.key)
+        if slot.phase is Phase.SILENT:
+            slot.phase = Phase.WRITING
+        lane.heard_at = self._clock.seconds()
+        self._book.add(interpret(order, answer, link.epoch, slot.stale, late=True), order)
+
+    # -- lanes
+
+    def _lane(self, dev_unid: str) -> Lane:
+        lane = self._lanes.get(dev_unid)
+        if lane is None:
+            lane = Lane(dev_unid, self._clock, self._on_timer, self._hub.get(dev_unid))
+            self._lanes[dev_unid] = lane
+        return lane
+
+    def _tidy(self, lane: Lane) -> None:
+        lane.forget_idle()
+        if lane.idle:
+            lane.disarm()
+            self._lanes.pop(lane.dev_unid, None)
+            self._hungry.pop(lane, None)
+
+    def _on_timer(self, lane: Lane) -> None:
+        now = self._clock.seconds()
+        for slot in list(lane.slots.values()):
+            if slot.phase is Phase.SILENT and slot.retry_at <= now and lane.link is not None:
+                slot.phase = Phase.IDLE
+                lane.queue[slot.key] = None
+            for watch in slot.watches:
+                if watch.expire(slot.key, now, self._timeout, lane.heard_at, lane.link is not None):
+                    watch.finish()
+        soonest = lane.soonest(self._timeout)
+        if soonest is not None:
+            lane.arm(soonest)
+        self._feed(lane)
+        self._tidy(lane)
+
+    # -- reading what is due, and sending it
+
+    def _feed(self, lane: Lane) -> None:
+        if lane.wants() and not self._stopped:
+            self._hungry[lane] = None
+            self._read()
+
+    def _read(self) -> None:
+        if self._reading or not self._hungry:
+            return
+        keys: list[OrderKey] = []
+        scans: list[tuple[OrderKey, int]] = []
+        served: list[Lane] = []
+        while self._hungry and len(served) < LANES_PER_READ:
+            lane = next(iter(self._hungry))
+            del self._hungry[lane]
+            if not lane.wants():
+                continue
+            served.append(lane)
+            lane.reading = True
+            room = lane.room()
+            mine = lane.take(room)
+            keys += mine
+            if lane.scan is not None and len(mine) < room:
+                scans.append((lane.scan, room - len(mine)))
+        if served:
+            self._reading = True
+            self._store.run(outbox.read, keys, scans, list(self._contents)).addCallbacks(
+                self._due, self._cannot_read, callbackArgs=(served, keys, scans), errbackArgs=(served, keys)
+            )
+
+    def _due(
+        self, due: outbox.Due, served: list[Lane], keys: list[OrderKey], scans: list[tuple[OrderKey, int]]
+    ) -> None:
+        self._reading = False
+        for conf, encoded in due.contents.items():
+            self._keep(conf, encoded)
+        for (after, _), position in zip(scans, due.positions, strict=True):
+            lane = self._lanes.get(after.dev_unid)
+            # One that connected anew meanwhile begins at the beginning.
+            if lane is not None and lane.scan == after:
+                lane.scan = position
+        for order in due.orders:
+            lane = self._lanes.get(order.key.dev_unid)
+            if lane is not None and not self._stopped:
+                self._send(lane, order)
+        self._nothing_due(set(keys) - {order.key for order in due.orders})
+        for lane in served:
+            lane.reading = False
+            self._feed(lane)
+            self._tidy(lane)
+        self._read()
+
+    def _nothing_due(self, keys: Collection[OrderKey]) -> None:
+        for key in keys:
+            lane = self._lanes.get(key.dev_unid)
+            slot = lane.slots.get(key) if lane is not None else None
+            if slot is not None and not slot.busy:
+                slot.reset()
+
+    def _cannot_read(self, failure: Failure, served: list[Lane], keys: list[OrderKey]) -> None:
+        self._reading = False
+        self._log.failure("what is due could not be read; trying again", failure)
+        for lane in served:
+            lane.reading = False
+        for key in keys:
+            self._lane(key.dev_unid).queue[key] = None
+        if not self._stopped:
+            self._again_call = self._clock.callLater(1.0, self._again, served)
+
+    def _again(self, served: list[Lane]) -> None:
+        for lane in served:
+            if self._lanes.get(lane.dev_unid) is lane:
+                self._feed(lane)
+
+    def _keep(self, conf: ConfKey, encoded: bytes) -> None:
+        self._contents[conf] = encoded
+        while len(self._contents) > 1 and sum(map(len, self._contents.values())) > CONTENTS_KEPT:
+            del self._contents[next(iter(self._contents))]
+
+    def _send(self, lane: Lane, order: Order) -> None:
+        slot = lane.slots.get(order.key)
+        if lane.link is None or (slot is not None and not slot.may_send(self._clock.seconds())):
+            return
+        if not lane.room() or (order.conf is not None and order.conf not in self._contents):
+            lane.queue[order.key] = None
+            return
+        slot = lane.slot(order.key)
+        params: dict[str, Any] = order.params
+        if order.conf is not None:
+            params = {**params, "store_conf": msgspec.Raw(self._contents[order.conf])}
+        req_id = self._hub.next_req_id()
+        payload = wire.encode_request(req_id, f"{_COMMANDS[order.kind]} {_TASKS}", params)
+        timeout = self._timeout + len(payload) / 65536
+        slot.phase = Phase.SENT
+        slot.dirty = False
+        deadline = self._clock.seconds() + timeout
+        for watch in slot.watches:
+            watch.sent(order.key, order.rev, deadline)
+        if slot.watches:
+            lane.arm(deadline)
+        link = lane.link
+        link.request(req_id, payload, timeout).addCallbacks(
+            self._answered,
+            self._unanswered,
+            callbackArgs=(lane, slot, order, link),
+            errbackArgs=(lane, slot, order, link, req_id),
+        )
+
+    # -- what comes back
+
+    def _answered(self, answer: wire.DeviceAnswer, lane: Lane, slot: Slot, order: Order, link: Link) -> None:
+        failpoints.reach("answer received")
+        slot.phase = Phase.WRITING
+        lane.heard_at = self._clock.seconds()
+        self._book.add(interpret(order, answer, link.epoch, slot.stale), order)
+
+    def _unanswered(self, failure: Failure, lane: Lane, slot: Slot, order: Order, link: Link, req_id: str) -> None:
+        if not failure.check(NoAnswer):
+            if slot.phase is Phase.SENT:
+                slot.phase = Phase.IDLE
+            return
+        link.remember(req_id, order)
+        self._silent(lane, slot)
+        link.mute()
+
+    def _silent(self, lane: Lane, slot: Slot) -> None:
+        slot.phase = Phase.SILENT
+        pause = min(RETRY_AT_MOST, RETRY_AFTER * 2.0**slot.attempts)
+        slot.attempts += 1
+        slot.retry_at = self._clock.seconds() + self._random.jitter(pause)
+        if slot.dirty:
+            slot.phase = Phase.IDLE
+            lane.queue[slot.key] = None
+        if not self._stopped:
+            lane.arm(slot.retry_at)
+
+    def _written(self, rows: dict[OrderKey, Any], batch: list[tuple[Acknowledgement, Order]]) -> None:
+        for answer, _ in batch:
+            lane = self._lanes.get(answer.key.dev_unid)
+            slot = lane.slots.get(answer.key) if lane is not None else None
+            if lane is not None and slot is not None:
+                self._acknowledged(lane, slot, answer, rows.get(answer.key))
+        for dev_unid in {answer.key.dev_unid for answer, _ in batch}:
+            if (lane := self._lanes.get(dev_unid)) is not None:
+                self._feed(lane)
+                self._tidy(lane)
+
+    def _acknowledged(self, lane: Lane, slot: Slot, answer: Acknowledgement, row: Any) -> None:
+        if slot.phase is Phase.WRITING:
+            slot.phase = Phase.IDLE
+        slot.stale = slot.stale + 1 if answer.outcome is Outcome.STALE else 0
+        if answer.outcome in (Outcome.APPLIED, Outcome.REFUSED) and (row is None or row.acked_rev >= answer.rev):
+            slot.reset()
+            ended = (
+                Answer(State.CONFIRMED, 0, "ok")
+                if answer.outcome is Outcome.APPLIED
+                else Answer(State.REFUSED, answer.ecode, answer.enote)
+            )
+            for watch in slot.watches:
+                if watch.answered(slot.key, answer.rev, ended):
+                    watch.finish()
+        if row is not None and row.wanted_rev > row.acked_rev and not slot.busy and lane.link is not None:
+            lane.queue[slot.key] = None
+
+    def _not_written(self, batch: list[tuple[Acknowledgement, Order]]) -> None:
+        for answer, _ in batch:
+            lane = self._lanes.get(answer.key.dev_unid)
+            slot = lane.slots.get(answer.key) if lane is not None else None
+            if lane is not None and slot is not None and slot.phase is Phase.WRITING:
+                self._silent(lane, slot)

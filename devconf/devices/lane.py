@@ -1,0 +1,175 @@
+"""What is under way to one device: its orders that are sent, watched or due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from devconf.devices.link import Link
+from devconf.devices.watch import Watch
+from devconf.model import OrderKey
+
+
+class Phase(Enum):
+    """Where an order is on its way."""
+
+    IDLE = "nothing is under way"
+    SENT = "sent; the answer is awaited"
+    WRITING = "answered; the answer is being written"
+    SILENT = "not answered in time; sent again later"
+
+
+@define(eq=False)
+class Slot:
+    """One order of a device.
+
+    :ivar dirty: it has changed since it was sent.
+    :ivar attempts: how often in a row it was not answered in time.
+    :ivar retry_at: when it is sent again, if it is silent.
+    :ivar stale: how often in a row the device said that its rev is newer.
+    """
+
+    key: OrderKey
+    phase: Phase = Phase.IDLE
+    dirty: bool = False
+    attempts: int = 0
+    retry_at: float = 0.0
+    stale: int = 0
+    watches: list[Watch] = field(factory=list)
+
+    @property
+    def busy(self) -> bool:
+        """One message of an order is outstanding at a time."""
+        return self.phase in (Phase.SENT, Phase.WRITING)
+
+    @property
+    def held(self) -> bool:
+        """A command that watched it is being settled: nothing of it is sent meanwhile."""
+        return any(watch.over for watch in self.watches)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and nothing has to be kept in mind for the next attempt."""
+        return self.phase is Phase.IDLE and not (self.watches or self.attempts or self.stale)
+
+    def reset(self) -> None:
+        """Begin anew: it was answered, or there is nothing to send, or the connection is another."""
+        self.attempts = 0
+        self.stale = 0
+
+    def may_send(self, now: float) -> bool:
+        """Tell whether a message of it may be sent now."""
+        if self.busy or self.held:
+            return False
+        return self.phase is not Phase.SILENT or self.dirty or self.retry_at <= now
+
+
+@define(eq=False)
+class Lane:
+    """The orders of one device that are under way.
+
+    :ivar link: its live connection.
+    :ivar queue: what may be due, in the order in which it became so.
+    :ivar scan: how far what is due has been read from the store (catching up); None: all of it has been.
+    :ivar reading: what is due of it is being read.
+    :ivar heard_at: when it last answered.
+    """
+
+    dev_unid: str
+    _clock: IReactorTime
+    _on_timer: Callable[[Lane], None]
+    link: Link | None
+    slots: dict[OrderKey, Slot] = field(factory=dict, init=False)
+    queue: dict[OrderKey, None] = field(factory=dict, init=False)
+    scan: OrderKey | None = field(default=None, init=False)
+    reading: bool = field(default=False, init=False)
+    heard_at: float = field(default=0.0, init=False)
+    _timer: IDelayedCall | None = field(default=None, init=False)
+
+    def slot(self, key: OrderKey) -> Slot:
+        """Return the slot of ``key``, a new one if need be."""
+        slot = self.slots.get(key)
+        if slot is None:
+            slot = self.slots[key] = Slot(key)
+        return slot
+
+    def room(self) -> int:
+        """Return how many messages may be sent now."""
+        return 0 if self.link is None else self.link.room()
+
+    def wants(self) -> bool:
+        """Tell whether there is something to read, and room for it."""
+        return bool((self.queue or self.scan is not None) and self.room())
+
+    def take(self, most: int) -> list[OrderKey]:
+        """Take from the queue up to ``most`` orders that may be sent; what may not is dropped from it.
+
+        Whatever holds an order up looks at it again when it is over.
+        """
+        now = self._clock.seconds()
+        taken: list[OrderKey] = []
+        while self.queue and len(taken) < most:
+            key = next(iter(self.queue))
+            del self.queue[key]
+            slot = self.slots.get(key)
+            if slot is None or slot.may_send(now):
+                taken.append(key)
+        return taken
+
+    def lost(self) -> None:
+        """Note that the connection is gone: what was sent is simply behind."""
+        self.link = None
+        self.queue.clear()
+        self.scan = None
+        for slot in self.slots.values():
+            if slot.phase in (Phase.SENT, Phase.SILENT):
+                slot.phase = Phase.IDLE
+            slot.reset()
+
+    def forget_idle(self) -> None:
+        """Forget slots that nothing is under way for."""
+        for key in [key for key, slot in self.slots.items() if slot.idle]:
+            del self.slots[key]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return not (self.slots or self.queue or self.reading) and self.scan is None
+
+    # -- one timer, for the soonest of its deadlines and retries
+
+    def arm(self, when: float) -> None:
+        """Look at the lane at ``when``, if not sooner."""
+        if self._timer is not None:
+            if self._timer.getTime() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(max(0.0, when - self._clock.seconds()), self._fire)
+
+    def disarm(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._on_timer(self)
+
+    def soonest(self, timeout: float) -> float | None:
+        """Return when the lane has to be looked at next.
+
+        :param timeout: ``device_timeout``, seconds.
+        """
+        times = []
+        for slot in self.slots.values():
+            if slot.phase is Phase.SILENT and self.link is not None:
+                times.append(slot.retry_at)
+            for watch in slot.watches:
+                deadline = watch.deadline(slot.key, timeout, self.heard_at)
+                if deadline is not None:
+                    times.append(deadline)
+        return min(times, default=None)

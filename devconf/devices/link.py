@@ -1,0 +1,227 @@
+"""One connection of a device: what goes out on it, and what comes back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import Attribute, Interface
+
+from devconf import failpoints, sessions, wire
+from devconf.devices.pending import ConnectionGone, NoAnswer, PendingRequests
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity
+
+#: Calls that may wait for room on one connection.
+CALLS_WAITING = 32
+#: Unanswered requests per connection whose answer is still told apart after the deadline.
+LATE = 256
+
+
+class IDeviceTransport(Interface):
+    """What a link needs of the protocol it speaks through."""
+
+    writable: bool = Attribute("Whether the device reads what is sent.")
+
+    def send(payload: bytes) -> None:
+        """Hand a message to the socket."""
+
+    def close(code: int, reason: str) -> None:
+        """Close the connection; messages that still come are not passed on."""
+
+
+class IHub(Interface):
+    """What a link tells of itself."""
+
+    clock: IReactorTime = Attribute("Monotonic.")
+    window: int = Attribute("Messages that may be outstanding on one connection.")
+
+    def next_req_id() -> str:
+        """Return a ``req_id`` that was never used before."""
+
+    def has_room(link: Link) -> None:
+        """The device may be sent more."""
+
+    def answered_late(link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
+        """An ``order`` that was remembered (:meth:`Link.remember`) has been answered."""
+
+    def asked(link: Link, message: dict[str, Any]) -> None:
+        """The device sent a request of its own."""
+
+    def learn_echo(link: Link) -> None:
+        """The device sent a ``req_id`` back for the first time."""
+
+    def drop(link: Link, why: str) -> None:
+        """A message was dropped."""
+
+
+@define(eq=False)
+class Link:
+    """One connection of a device, from its opening to its end.
+
+    :ivar since: when it was opened, in seconds since the epoch.
+    :ivar live: the store knows of it, and orders may be sent.
+    :ivar epoch: tells it from the device's other connections; the newest has the greatest.
+    :ivar echoes: the device has sent a ``req_id`` back.
+    :ivar behind: when it connected, there was something to send.
+    :ivar asking: requests of its own that have not been answered.
+    :ivar late: what was not answered in time, by ``req_id``: the answer may still come.
+    """
+
+    identity: Identity
+    address: str
+    since: float
+    transport: Any  # IDeviceTransport
+    hub: Any  # IHub
+    epoch: int = 0
+    echoes: bool = False
+    behind: bool = False
+    live: bool = False
+    gone: bool = False
+    pending: PendingRequests = field(init=False)
+    late: OrderedDict[str, Any] = field(factory=OrderedDict, init=False)
+    _calls: deque[_Call] = field(factory=deque, init=False)
+    asking: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.pending = PendingRequests(self.hub.clock, self._freed)
+
+    @property
+    def dev_unid(self) -> str:
+        """The device's id."""
+        return self.identity.unid
+
+    def room(self) -> int:
+        """Return how many more messages may be outstanding (§6): one in all for a device that has never echoed."""
+        if not self.live or not self.transport.writable:
+            return 0
+        window = self.hub.window if self.echoes else 1
+        return max(0, window - len(self.pending))
+
+    def request(self, req_id: str, payload: bytes, timeout: float) -> Deferred[wire.DeviceAnswer]:
+        """Send a request.
+
+        :param timeout: seconds, from now.
+        :returns: fires with the answer; fails with ``NoAnswer`` or ``ConnectionGone``.
+        """
+        answer = self.pending.expect(req_id, timeout)
+        failpoints.reach("before send")
+        self.transport.send(payload)
+        return answer
+
+    def call(self, command: str, params: Any, timeout: float) -> Deferred[wire.DeviceAnswer]:
+        """Pass a ``devices/call`` through, in its turn; see :meth:`devconf.devices.hub.Hub.call`."""
+        if len(self._calls) >= CALLS_WAITING:
+            raise CommandFailed(Ecode.TOO_MANY, "too many calls wait for this device; try again later")
+        req_id = self.hub.next_req_id()
+        call = _Call(req_id, wire.encode_request(req_id, command, params), self.hub.clock.seconds() + timeout)
+        if self.room():
+            self._send_call(call)
+        else:
+            call.timer = self.hub.clock.callLater(timeout, self._give_up, call)
+            self._calls.append(call)
+        return call.answer
+
+    def _give_up(self, call: _Call) -> None:
+        self._calls.remove(call)
+        call.answer.errback(NoAnswer())
+
+    def _send_call(self, call: _Call) -> None:
+        if call.timer is not None:
+            call.timer.cancel()
+        answer = self.request(call.req_id, call.payload, call.deadline - self.hub.clock.seconds())
+        answer.addErrback(self._unanswered).chainDeferred(call.answer)
+
+    def _unanswered(self, failure: Failure) -> Failure:
+        if failure.check(NoAnswer):
+            self.mute()
+        return failure
+
+    def mute(self) -> None:
+        """A request was not answered: the next answer of a device that does not echo could not be told apart."""
+        if not self.echoes:
+            self.transport.close(sessions.UNANSWERED, "no answer in time, and answers carry no req_id")
+
+    def remember(self, req_id: str, order: Any) -> None:
+        """Let the answer to ``req_id``, should it still come, be given to the delivery with ``order``."""
+        self.late[req_id] = order
+        if len(self.late) > LATE:
+            self.late.popitem(last=False)
+
+    def _freed(self) -> None:
+        while self._calls and self.room():
+            self._send_call(self._calls.popleft())
+        if self.live and self.room():
+            self.hub.has_room(self)
+
+    def drained(self) -> None:
+        """The device has read what was sent."""
+        self._freed()
+
+    def received(self, payload: bytes) -> None:
+        """Take a message of the device (§6)."""
+        if self.gone:
+            return
+        try:
+            message = wire.decode_object(payload)
+        except CommandFailed as failure:
+            self.reply({}, {"ecode": failure.ecode, "enote": failure.enote})
+            return
+        req_id = self._answered_id(message)
+        if wire.is_answer(message, req_id is not None):
+            self._answer(req_id, message)
+        else:
+            self.hub.asked(self, message)
+
+    def _answered_id(self, message: dict[str, Any]) -> str | None:
+        """Return the outstanding ``req_id`` that ``message`` answers; old devices echo only ``src_page``."""
+        for field_name in ("req_id", "src_page"):
+            value = message.get(field_name)
+            if isinstance(value, str) and (value in self.pending or value in self.late):
+                return value
+        return None
+
+    def _answer(self, req_id: str | None, message: dict[str, Any]) -> None:
+        answer = wire.answer_of(message)
+        if req_id is not None:
+            if not self.echoes:
+                self.echoes = True
+                self.hub.learn_echo(self)
+        elif not self.echoes and "req_id" not in message and "src_page" not in message:
+            # One that has never echoed has one message outstanding, and this is taken for its answer.
+            req_id = self.pending.oldest()
+        if req_id is None:
+            self.hub.drop(self, "it answers nothing that was asked")
+        elif req_id in self.late:
+            self.hub.answered_late(self, self.late.pop(req_id), answer)
+        else:
+            self.pending.fire(req_id, answer)
+
+    def reply(self, echoed: dict[str, Any], payload: dict[str, Any]) -> None:
+        """Answer a request of the device."""
+        self.transport.send(wire.encode_response(echoed, payload))
+
+    def end(self) -> None:
+        """The connection no longer counts."""
+        self.gone = True
+        self.live = False
+        self.late.clear()
+        while self._calls:
+            call = self._calls.popleft()
+            if call.timer is not None:
+                call.timer.cancel()
+            call.answer.errback(ConnectionGone())
+        self.pending.close()
+
+
+@define(eq=False)
+class _Call:
+    req_id: str
+    payload: bytes
+    deadline: float
+    answer: Deferred[wire.DeviceAnswer] = field(factory=Deferred)
+    timer: IDelayedCall | None = None

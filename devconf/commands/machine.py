@@ -1,0 +1,195 @@
+"""Plan → deliver → settle: how every command runs that changes what devices should have (``docs/design.md``).
+
+client -> plan (one transaction) -> deliver (watch the orders) -> settle (one transaction) -> client
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field, frozen
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from devconf import failpoints
+from devconf.clock import Now, Random
+from devconf.commands.locks import Locks
+from devconf.commands.registry import Call
+from devconf.commands.settle import Settled, entry, settle
+from devconf.devices.delivery import Delivery
+from devconf.devices.hub import Hub
+from devconf.devices.watch import Seen
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import OFFLINE, OrderKey
+from devconf.store import Store, journal
+
+#: Seconds until a settle that failed is tried again, with its lock held.
+SETTLE_AGAIN = 1.0
+
+
+@frozen
+class Plan:
+    """What a plan has found and written.
+
+    :ivar rule: how it is settled; empty: it is done already (a forced delete), and devices are told in passing.
+    :ivar targets: each order that the command is about, and the rev that has to be answered.
+    :ivar rows_before: their rows as they were before the plan, to undo it.
+    :ivar before: what else is needed to undo it.
+    :ivar algo_comb: what a picture task's devices are to get while the task still has the old one.
+    :ivar payload: of the response.
+    :ivar ids: of what the plan has made, for the history.
+    """
+
+    rule: str
+    targets: dict[OrderKey, int] = field(factory=dict)
+    rows_before: dict[OrderKey, dict[str, Any] | None] = field(factory=dict)
+    before: dict[str, Any] = field(factory=dict)
+    algo_comb: list[Any] | None = None
+    payload: dict[str, Any] = field(factory=dict)
+    ids: dict[str, str] = field(factory=dict)
+
+
+#: Checks a request against what is stored, and writes the intent. Raises ``CommandFailed``.
+Planner = Callable[[Connection, float], Plan]
+
+_IDS = ("task_id", "subtask_id", "unid", "dev_unid")
+
+
+@define
+class Machine:
+    """Runs commands."""
+
+    _log = Logger()
+
+    clock: IReactorTime
+    now: Now
+    random: Random
+    store: Store
+    hub: Hub
+    delivery: Delivery
+    locks: Locks
+
+    async def run(self, call: Call, lock: str, planner: Planner, told: dict[str, Any]) -> dict[str, Any]:
+        """Run a command.
+
+        :param lock: the name of what it changes.
+        :param told: its params as the history keeps them, without secrets.
+        :returns: the payload of its response.
+        :raises CommandFailed: as the plan, or the settling, says.
+        """
+        release = await self.locks.acquire(lock, call.gone)
+        try:
+            return await self._run(call, planner, told)
+        finally:
+            release()
+
+    async def _run(self, call: Call, planner: Planner, told: dict[str, Any]) -> dict[str, Any]:
+        command_id = self.random.identifier()
+        named = {"command_id": command_id}
+        try:
+            plan = await self.store.run(_plan, planner, self.now(), self.header(command_id, call, told))
+        except CommandFailed as failure:
+            failure.payload = {**named, **failure.payload}
+            raise
+        failpoints.reach("after plan")
+        if not plan.rule:
+            self.delivery.nudge(plan.targets)
+            return {**named, **plan.payload}
+        seen = await self.delivery.watch(plan.targets, call.progress)
+        failpoints.reach("before settle")
+        settled = await self._settle(command_id, seen)
+        failpoints.reach("after settle")
+        self.delivery.release(plan.targets, settled.changed)
+        if settled.ecode and plan.rule != "put_store_conf":
+            raise CommandFailed(settled.ecode, settled.enote, **named, **settled.payload)
+        payload = {**named, **plan.payload, **settled.payload}
+        if settled.ecode:
+            raise CommandFailed(settled.ecode, settled.enote, **payload)
+        return payload
+
+    async def _settle(self, command_id: str, seen: dict[OrderKey, Seen]) -> Settled:
+        while True:
+            try:
+                settled = await self.store.run(settle, command_id, self.now(), seen)
+            except Exception:
+                self._log.failure("a command could not be settled; trying again")
+                again: Deferred[None] = Deferred()
+                self.clock.callLater(SETTLE_AGAIN, again.callback, None)
+                await again
+            else:
+                if settled is None:
+                    raise RuntimeError(f"command {command_id} has been settled by somebody else")
+                return settled
+
+    def header(self, command_id: str, call: Call, told: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns of the history that say who asked for what."""
+        return {
+            "command_id": command_id,
+            "command": call.command,
+            "user_unid": call.identity.unid,
+            "user_name": call.identity.name,
+            "params": told,
+            **{name: told.get(name) for name in _IDS},
+        }
+
+    async def record(self, call: Call, told: dict[str, Any], function: Callable[[Connection, float], Any]) -> Any:
+        """Run a command that no device has to hear of, as one transaction together with its line in the history.
+
+        :returns: what ``function`` returns.
+        :raises CommandFailed: as it raised.
+        """
+        result = await self.store.run(
+            _recorded, function, self.now(), self.header(self.random.identifier(), call, told)
+        )
+        if isinstance(result, CommandFailed):
+            raise result
+        return result
+
+    async def recover(self) -> int:
+        """Settle what a crash has left planned; returns how many commands that were."""
+        left = await self.store.run(journal.unsettled)
+        for command_id in left:
+            await self.store.run(settle, command_id, self.now(), None)
+        return len(left)
+
+
+def _plan(connection: Connection, planner: Planner, now: float, header: dict[str, Any]) -> Plan:
+    plan = planner(connection, now)
+    targets = [[*key, rev, plan.rows_before.get(key)] for key, rev in plan.targets.items()]
+    journal.begin(
+        connection,
+        now,
+        **{**header, **plan.ids},
+        rule=plan.rule,
+        plan={"targets": targets, "before": plan.before},
+        algo_comb=plan.algo_comb,
+    )
+    if not plan.rule:
+        journal.settle(connection, header["command_id"], now, Ecode.OK, "ok", None)
+    return plan
+
+
+def _recorded(
+    connection: Connection, function: Callable[[Connection, float], Any], now: float, header: dict[str, Any]
+) -> Any:
+    result = function(connection, now)
+    journal.done(connection, [{**header, "planned_at": now, "settled_at": now, "ecode": 0, "enote": "ok"}])
+    return result
+
+
+def check_online(keys: list[OrderKey], hub: Hub) -> None:
+    """Refuse a plan one of whose devices is offline now: no device hears of it (§4).
+
+    :raises CommandFailed: ``OFFLINE``, with those devices.
+    """
+    offline = [key for key in keys if key.dev_unid not in hub]
+    if offline:
+        raise CommandFailed(
+            Ecode.OFFLINE,
+            f"{len(offline)} of {len(keys)} devices are offline ({', '.join(key.dev_unid for key in offline[:3])}); "
+            "nothing was changed: try again when they are back, or use force",
+            devices=[entry(key, OFFLINE) for key in offline],
+        )

@@ -1,0 +1,163 @@
+"""The table of commands: name → schema, role, handler; and the one way a request is handled.
+
+The order of checks is the contract's: known command, role, params, and then what is stored (the handler).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+from attrs import frozen
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from devconf import wire
+from devconf.clock import Random
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity, Role
+
+#: What the response repeats of the params (§2, the standard response).
+_IDS = ("task_id", "unid", "subtask_id")
+
+
+class Dropped(Exception):
+    """The client went away while its request waited: nothing was done, and nobody is there to answer."""
+
+
+@frozen
+class Call:
+    """One request on its way.
+
+    :ivar command: its canonical name.
+    :ivar params: as the command's schema has read them.
+    :ivar progress: told how much is done, and of how much.
+    :ivar gone: whether the client has gone away.
+    """
+
+    identity: Identity
+    command: str
+    params: Any
+    progress: Callable[[int, int], None]
+    gone: Callable[[], bool]
+
+
+Handler = Callable[[Call], Coroutine[Any, Any, dict[str, Any]]]
+
+
+@frozen
+class Command:
+    """A line of the table.
+
+    :ivar name: ``<method> <path>``.
+    :ivar params: the schema, a ``Struct`` that forbids unknown fields.
+    :ivar role: who may.
+    """
+
+    name: str
+    params: type[msgspec.Struct]
+    role: Role
+    handler: Handler
+
+
+def command(name: str, params: type[msgspec.Struct], role: Role) -> Callable[[Any], Any]:
+    """Mark a method as the handler of a command.
+
+    :param name: ``<method> <resource>``.
+    """
+
+    def mark(method: Any) -> Any:
+        method.devconf_command = (name, params, role)
+        return method
+
+    return mark
+
+
+class Registry:
+    """The commands of one server.
+
+    :ivar tolerated: unknown fields of ``params`` that pass, for old pages.
+    """
+
+    _log = Logger()
+
+    def __init__(self, random: Random, tolerated: tuple[str, ...] = ()) -> None:
+        self._random = random
+        self._tolerated = frozenset(tolerated)
+        self._commands: dict[str, Command] = {}
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self._commands.values())
+
+    def include(self, subject: object) -> None:
+        """Take in the methods of ``subject`` that are marked with :func:`command`.
+
+        :raises ValueError: there is such a command already.
+        """
+        for attribute in vars(type(subject)):
+            marked = getattr(getattr(subject, attribute), "devconf_command", None)
+            if marked is not None:
+                short, params, role = marked
+                method, _, resource = short.partition(" ")
+                name = f"{method} {wire.PREFIX}{resource}"
+                if name in self._commands:
+                    raise ValueError(f"two handlers for {name}")
+                self._commands[name] = Command(name, params, role, getattr(subject, attribute))
+
+    async def handle(
+        self,
+        request: wire.Request,
+        identity: Identity,
+        progress: Callable[[int, int], None],
+        gone: Callable[[], bool],
+        *,
+        text: bool = False,
+    ) -> dict[str, Any]:
+        """Handle ``request`` and return the fields of its response but for what the envelope repeats.
+
+        Whatever goes wrong is in the response; only :class:`Dropped` is raised.
+
+        :param text: integers and booleans may be texts (§5).
+        """
+        named = {name: request.params[name] for name in _IDS if isinstance(request.params.get(name), str)}
+        try:
+            found = self._find(request.command)
+            if identity.role < found.role:
+                raise CommandFailed(
+                    Ecode.FORBIDDEN, f"this takes the role {found.role.title}; yours is {identity.role.title}"
+                )
+            params = wire.convert(self._tolerate(found, request.params), found.params, "$.params", text=text)
+            payload = await found.handler(Call(identity, found.name, params, progress, gone))
+        except CommandFailed as failure:
+            return {"ecode": failure.ecode, "enote": failure.enote, **named, **failure.payload}
+        except Dropped:
+            raise
+        except Exception:
+            return self._internal(Failure(), request.command)
+        # A list is its payload alone; what was asked for is in its items.
+        return {"ecode": Ecode.OK, "enote": "ok", **({} if found.name.startswith("get ") else named), **payload}
+
+    def _find(self, name: str) -> Command:
+        method, _, path = name.partition(" ")
+        found = self._commands.get(f"{method.lower()} {path}")
+        if found is None:
+            raise CommandFailed(
+                Ecode.UNKNOWN_COMMAND,
+                f"$.command {name[:200]!r} is not known; it is `<method> {wire.PREFIX}<resource>`",
+            )
+        return found
+
+    def _tolerate(self, found: Command, params: dict[str, Any]) -> dict[str, Any]:
+        if not self._tolerated:
+            return params
+        known = {field.encode_name for field in msgspec.structs.fields(found.params)}
+        passed = (params.keys() - known) & self._tolerated
+        if passed:
+            self._log.info("{command}: unknown params passed: {passed}", command=found.name, passed=sorted(passed))
+        return {name: value for name, value in params.items() if name not in passed}
+
+    def _internal(self, failure: Failure, name: str) -> dict[str, Any]:
+        reference = self._random.identifier()[:12]
+        self._log.failure("{command} failed, reference {reference}", failure, command=name[:200], reference=reference)
+        return {"ecode": Ecode.INTERNAL, "enote": f"internal error; the server's log has it as {reference}"}

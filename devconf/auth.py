@@ -1,0 +1,109 @@
+"""Ways in: who may, and as whom (``docs/protocol.md`` §1)."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from attrs import define
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+
+from devconf.clock import Now, Random, stamp
+from devconf.config import Config, is_among
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity, Role
+from devconf.passwords import NOBODY, IPasswords
+from devconf.store import Store, accounts
+
+ATOKEN_LIVES = 3600.0
+RTOKEN_LIVES = 30 * 86400.0
+TICKET_LIVES = 60.0
+
+
+@define
+class Auth:
+    """Logs accounts in, and knows them again by their tokens and tickets."""
+
+    _store: Store
+    _passwords: Any  # IPasswords
+    _random: Random
+    _now: Now
+    _config: Config
+
+    async def login_user(self, user_name: str, password: str) -> dict[str, Any]:
+        """Log an operator in and return the answer's fields.
+
+        :raises CommandFailed: ``BAD_CREDENTIALS``, or ``TOO_MANY`` log in.
+        """
+        user = await self._store.run(accounts.find_user, user_name)
+        # Of nobody, too, a password is compared: an unknown name must not be told by the time it takes.
+        right = await self._passwords.verify(NOBODY if user is None else user.password_hash, password)
+        if user is None or not right:
+            raise CommandFailed(Ecode.BAD_CREDENTIALS, "wrong user_name or password")
+        return await self._store.run(self._issue, Identity(user.user_unid, user.user_name, Role(user.role)))
+
+    async def login_device(self, dev_refid: str, dev_key: str | None, address: str) -> dict[str, Any]:
+        """Log a device in and return the answer's fields.
+
+        :param address: the device's, for those that may come without a key.
+        :raises CommandFailed: ``BAD_CREDENTIALS``; never 1 or 2, at which devices in the field log in again at once.
+        """
+        return await self._store.run(self._login_device, dev_refid, dev_key, address)
+
+    def _login_device(
+        self, connection: Connection, dev_refid: str, dev_key: str | None, address: str
+    ) -> dict[str, Any]:
+        device = accounts.find_device(connection, dev_refid)
+        if device is None or not device.enabled:
+            raise CommandFailed(
+                Ecode.BAD_CREDENTIALS,
+                "wrong dev_refid or dev_key, or the device is disabled; enrol it with `post devices`",
+            )
+        if dev_key is None:
+            if device.key_required or device.key_used or not is_among(address, self._config.legacy_device_networks):
+                raise CommandFailed(Ecode.BAD_CREDENTIALS, "this device has to log in with its dev_key")
+        elif not hmac.compare_digest(device.key_hash, accounts.hashed(dev_key)):
+            raise CommandFailed(Ecode.BAD_CREDENTIALS, "wrong dev_refid or dev_key, or the device is disabled")
+        elif not device.key_used:
+            accounts.key_used(connection, device.dev_unid)
+        return self._issue(connection, Identity(device.dev_unid, device.dev_refid, Role.DEVICE))
+
+    def _issue(self, connection: Connection, identity: Identity) -> dict[str, Any]:
+        now = self._now()
+        family = self._random.identifier()
+        tokens: dict[str, Any] = {"user_unid": identity.unid, "user_type": identity.user_type}
+        for kind, lives in (("atoken", ATOKEN_LIVES), ("rtoken", RTOKEN_LIVES)):
+            secret = self._random.secret()
+            accounts.insert_credential(connection, kind, secret, identity.unid, family, now + lives)
+            tokens |= {kind: secret, f"{kind}_edt": stamp(now + lives)}
+        return tokens
+
+    def identify(self, atoken: str) -> Deferred[Identity]:
+        """Fire with who ``atoken`` belongs to.
+
+        :returns: fails with ``CommandFailed``: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+        """
+        return self._store.run(accounts.identify, atoken, self._now())
+
+    def redeem(self, ticket: str) -> Deferred[Identity]:
+        """Fire with who a ticket was given to; it works once.
+
+        :returns: fails with ``CommandFailed``: ``BAD_TOKEN``.
+        """
+        return self._store.run(accounts.redeem_ticket, ticket, self._now())
+
+    async def ticket(self, identity: Identity) -> str:
+        """Return a ``connect_unid`` for ``identity``: valid once, for 60 s."""
+        ticket = self._random.identifier()
+        await self._store.run(
+            accounts.insert_credential, "ticket", ticket, identity.unid, identity.family, self._now() + TICKET_LIVES
+        )
+        return ticket
+
+    def prune(self) -> Deferred[None]:
+        """Forget what expired a day ago."""
+        return self._store.run(accounts.prune, self._now())
+
+
+__all__ = ["Auth", "IPasswords"]

@@ -1,0 +1,226 @@
+"""What an operator's program in Python uses: log in, connect, ask (``docs/protocol.md`` §1 to §4).
+
+client = await connect(reactor, "http://127.0.0.1:8080", "alice", password)
+response = await client.request("get tasks", {"limit": 10})
+await client.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NoReturn
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from devconf import wire
+from devconf.dial import CannotConnect, Message, RequestFailed, Server, Socket, open_socket
+from devconf.errors import CommandFailed
+
+__all__ = [
+    "CannotConnect",
+    "Client",
+    "Disconnected",
+    "Message",
+    "NoResponse",
+    "RequestFailed",
+    "connect",
+    "connect_with_token",
+    "whole_command",
+]
+
+_log = Logger()
+
+
+class NoResponse(Exception):
+    """The server did not answer within the timeout that was given. What was asked may be done all the same."""
+
+
+class Disconnected(Exception):
+    """The connection has gone. What was asked on it and not answered may be done all the same.
+
+    :ivar code: the close code (§6); 1006 if it was cut.
+    :ivar reason: for people; may be empty.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the connection is closed ({self.code}{': ' if self.reason else ''}{self.reason})"
+
+
+def connect(reactor: Any, url: str, user_name: str, password: str) -> Deferred[Client]:
+    """Log in and open a connection (§1).
+
+    :param url: the server's address: ``http://`` or ``https://``, host and port, and the path of a proxy if any.
+    :returns: fires with the client; fails with :class:`CannotConnect`, or :class:`RequestFailed` (``BAD_CREDENTIALS``
+        for a wrong name or password).
+    """
+
+    async def run() -> Client:
+        server = Server(reactor, url)
+        login = await server.log_in({"user_type": "user", "user_name": user_name, "password": password})
+        return await open_client(reactor, await server.ws_url(login))
+
+    return Deferred.fromCoroutine(run())
+
+
+def connect_with_token(reactor: Any, url: str, atoken: str) -> Deferred[Client]:
+    """Open a connection with the ``atoken`` of a login, without a ticket (§1).
+
+    :param url: as for :func:`connect`.
+    :returns: fires with the client; fails with :class:`CannotConnect`, also when the token is refused.
+    """
+
+    async def run() -> Client:
+        return await open_client(reactor, Server(reactor, url).socket_url, atoken=atoken)
+
+    return Deferred.fromCoroutine(run())
+
+
+def _drop(_client: Client, message: Message) -> None:
+    _log.debug("a message that answers nothing was dropped, with {fields}", fields=sorted(message))
+
+
+async def open_client(
+    reactor: Any, ws_url: str, other: Callable[[Client, Message], None] = _drop, *, atoken: str = ""
+) -> Client:
+    """Open a connection to an address of §1.
+
+    :param other: takes the messages that answer nothing, and the client that they came to.
+    :param atoken: for an address without a ticket.
+    :raises CannotConnect: it cannot be opened.
+    """
+    client = Client(reactor, other)
+    client._socket = await open_socket(reactor, ws_url, client, atoken)
+    return client
+
+
+@frozen
+class _Waiting:
+    answer: Deferred[Message]
+    progress: Callable[[int, int], None] | None
+
+
+@define(eq=False)
+class Client:
+    """One connection to the server, made by :func:`connect`.
+
+    A request is in the table if and only if its Deferred has not fired.
+    """
+
+    _clock: IReactorTime
+    _other: Callable[[Client, Message], None]
+    _socket: Socket = field(init=False)
+    _waiting: dict[str, _Waiting] = field(factory=dict, init=False)
+    _numbers: count[int] = field(factory=lambda: count(1), init=False)
+    _closed: Disconnected | None = field(default=None, init=False)
+    _observers: list[Deferred[Disconnected]] = field(factory=list, init=False)
+
+    def request(
+        self,
+        command: str,
+        params: Message | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout: float | None = None,
+    ) -> Deferred[Message]:
+        """Send a command and wait for its response (§2, §4).
+
+        :param command: such as ``get tasks``, or with the whole path.
+        :param progress: called with how much is done, and of how much, now and then while a long command runs.
+        :param timeout: seconds to wait; without it as long as the connection lasts, since the server answers all.
+            Cancelling the Deferred ends the waiting too. Neither ends the command.
+        :returns: fires with the whole response when its ``ecode`` is 0; fails with :class:`RequestFailed` when it is
+            not, with :class:`Disconnected`, or with :class:`NoResponse`.
+        :raises TypeError: ``params`` is nothing that JSON can say.
+        """
+        req_id = str(next(self._numbers))
+        message: Message = {"command": whole_command(command), "req_id": req_id}
+        if progress is not None:
+            message["progress"] = True
+        if params is not None:
+            message["params"] = params
+        payload = wire.encode(message)
+        if self._closed is not None:
+            return fail(self._closed)
+        answer: Deferred[Message] = Deferred()
+        self._waiting[req_id] = _Waiting(answer, progress)
+        answer.addBoth(self._forget, req_id)
+        if timeout is not None:
+            answer.addTimeout(timeout, self._clock, onTimeoutCancel=_no_response)
+        self._socket.send(payload)
+        return answer
+
+    def _forget(self, result: Any, req_id: str) -> Any:
+        self._waiting.pop(req_id, None)
+        return result
+
+    def send(self, message: Message) -> None:
+        """Send a message that is no request; when the connection has gone, it is dropped."""
+        self._socket.send(wire.encode(message))
+
+    def close(self) -> Deferred[Disconnected]:
+        """Close the connection; a server that does not answer this is dropped after a few seconds.
+
+        :returns: as :meth:`when_closed`.
+        """
+        self._socket.hang_up()
+        return self.when_closed()
+
+    def when_closed(self) -> Deferred[Disconnected]:
+        """Wait for the end of the connection.
+
+        :returns: fires with a :class:`Disconnected` that says why, after what was asked has failed; never fails.
+        """
+        if self._closed is not None:
+            return succeed(self._closed)
+        observer: Deferred[Disconnected] = Deferred()
+        self._observers.append(observer)
+        return observer
+
+    # -- from the socket: Receiver
+
+    def received(self, payload: bytes) -> None:
+        """See :class:`devconf.dial.Receiver`."""
+        try:
+            message = wire.decode_object(payload)
+        except CommandFailed as failure:
+            _log.warn("a message of the server was dropped: {why}", why=failure.enote)
+            return
+        req_id = message.get("req_id")
+        waiting = self._waiting.get(req_id) if isinstance(req_id, str) and "params" not in message else None
+        if waiting is None:
+            self._other(self, message)
+        elif "progress" in message and "ecode" not in message:
+            if waiting.progress is not None:
+                waiting.progress(message["progress"]["done"], message["progress"]["total"])
+        elif message.get("ecode", 0) == 0:
+            waiting.answer.callback(message)
+        else:
+            waiting.answer.errback(RequestFailed(message))
+
+    def lost(self, code: int, reason: str) -> None:
+        """See :class:`devconf.dial.Receiver`."""
+        self._closed = Disconnected(code, reason)
+        while self._waiting:  # not a for: an errback may ask again
+            _, waiting = self._waiting.popitem()
+            waiting.answer.errback(Disconnected(code, reason))
+        while self._observers:
+            self._observers.pop(0).callback(self._closed)
+
+
+def whole_command(command: str) -> str:
+    """Return ``command`` with the path of the resources: ``get tasks`` becomes ``get /wsapi/v1/devconf_fx/tasks``."""
+    method, space, path = command.partition(" ")
+    return command if not path or path.startswith("/") else method + space + wire.PREFIX + path
+
+
+def _no_response(_result: Any, timeout: float) -> NoReturn:
+    raise NoResponse(f"the server did not answer within {timeout:g} s")

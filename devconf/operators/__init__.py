@@ -1,0 +1,1 @@
+"""The operators' side: the WebSocket protocol of clients."""

@@ -1,0 +1,134 @@
+"""The WebSocket protocol of operators' clients: bytes to requests, responses to bytes (``docs/protocol.md`` §2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from devconf import failpoints, wire
+from devconf.commands.registry import Dropped, Registry
+from devconf.config import Limits
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity
+from devconf.sessions import Sessions
+from devconf.websocket import Peer, PeerFactory
+
+_log = Logger()
+
+#: Seconds between progress frames at least, and until the first one at most.
+PROGRESS_EVERY = 0.1
+PROGRESS_FIRST = 1.0
+
+
+class OperatorProtocol(Peer):
+    """One connection of a client, whose identity its ticket or token has told."""
+
+    factory: OperatorFactory
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__()
+        self.identity = identity
+        self._in_flight = 0
+        self._gone = False
+
+    def opened(self) -> None:
+        """See :class:`Peer`."""
+        self.factory.sessions.add(self.identity, self.close)
+
+    def lost(self) -> None:
+        """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
+        self._gone = True
+        self.factory.sessions.remove(self.identity, self.close)
+
+    def received(self, payload: bytes) -> None:
+        """See :class:`Peer`. Requests run concurrently, and each gets one response."""
+        echoed: dict[str, Any] = {}
+        try:
+            message = wire.decode_object(payload)
+            echoed = wire.echo(message)
+            request = wire.request_of(message)
+            if self._in_flight >= self.factory.limits.requests_per_connection:
+                raise CommandFailed(
+                    Ecode.TOO_MANY, f"{self._in_flight} requests of this connection are in flight; wait for answers"
+                )
+        except CommandFailed as failure:
+            self._respond(echoed, {"ecode": failure.ecode, "enote": failure.enote})
+            return
+        self._in_flight += 1
+        progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
+        handled = Deferred.fromCoroutine(
+            self.factory.registry.handle(
+                request, self.identity, progress.update if progress else _no_progress, lambda: self._gone
+            )
+        )
+        handled.addBoth(self._finished, progress)
+        handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
+
+    def _finished(self, result: Any, progress: Progress | None) -> Any:
+        self._in_flight -= 1
+        if progress is not None:
+            progress.stop()
+        return result
+
+    def _respond(self, echoed: dict[str, Any], response: dict[str, Any]) -> None:
+        failpoints.reach("before answer")
+        self.send(wire.encode_response(echoed, response))
+
+    def _not_answered(self, failure: Failure) -> None:
+        if not failure.check(Dropped):
+            _log.failure("a request of {peer} got no answer", failure, peer=self.peer)
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    """Nobody asked."""
+
+
+@define
+class Progress:
+    """Sends the progress frames of one request."""
+
+    _clock: IReactorTime
+    _send: Any
+    _echoed: dict[str, Any]
+    _done: int = field(default=0, init=False)
+    _total: int = field(default=0, init=False)
+    _sent_at: float = field(default=float("-inf"), init=False)
+    _first: IDelayedCall | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._first = self._clock.callLater(PROGRESS_FIRST, self._tell)
+
+    def update(self, done: int, total: int) -> None:
+        """Note how far the command is; at most ten times a second it is told."""
+        self._done, self._total = max(done, self._done), total
+        if self._clock.seconds() - self._sent_at >= PROGRESS_EVERY:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._sent_at = self._clock.seconds()
+        self._send(wire.encode_response(self._echoed, {"progress": {"done": self._done, "total": self._total}}))
+
+    def stop(self) -> None:
+        """Send no more: the response follows."""
+        if self._first is not None and self._first.active():
+            self._first.cancel()
+
+
+class OperatorFactory(PeerFactory):
+    """Builds :class:`OperatorProtocol` for clients that are known."""
+
+    def __init__(self, clock: IReactorTime, limits: Limits, registry: Registry, sessions: Sessions) -> None:
+        super().__init__(clock, limits, limits.operator_message_max)
+        self.registry = registry
+        self.sessions = sessions
+
+    def build(self, identity: Identity) -> OperatorProtocol:
+        """Return a protocol for a connection of ``identity``."""
+        protocol = OperatorProtocol(identity)
+        protocol.factory = self
+        return protocol

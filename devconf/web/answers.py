@@ -1,0 +1,63 @@
+"""Answers over HTTP, and what is read of a request's head (``docs/protocol.md`` §1 and §5)."""
+
+from __future__ import annotations
+
+from twisted.web.server import Request
+
+from devconf import wire
+from devconf.config import Network, is_among
+from devconf.errors import CommandFailed, Ecode
+
+
+def respond(request: Request, outcome: object) -> None:
+    """Finish ``request`` with ``outcome``: the fields of an answer, or what went wrong."""
+    request.write(render(request, outcome))
+    request.finish()
+
+
+def render(request: Request, outcome: object) -> bytes:
+    """Return the body of an answer, and set the status that goes with its ``ecode`` (§5)."""
+    if isinstance(outcome, CommandFailed):
+        fields = {"ecode": outcome.ecode, "enote": outcome.enote, **outcome.payload}
+    elif isinstance(outcome, dict):
+        fields = {"ecode": Ecode.OK, "enote": "ok", **outcome}
+    else:
+        fields = {"ecode": Ecode.INTERNAL, "enote": "internal error; the server's log tells more"}
+    request.setResponseCode(Ecode(fields["ecode"]).http_status)
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+    body = wire.encode(fields)
+    request.setHeader(b"content-length", b"%d" % len(body))
+    return body
+
+
+def header(request: Request, name: bytes) -> str:
+    """Return the last header ``name``, or nothing; bytes that are no ASCII are replaced."""
+    values = request.requestHeaders.getRawHeaders(name, [])
+    return values[-1].decode("ascii", "replace") if values else ""
+
+
+def bearer(request: Request) -> str:
+    """Return the ``atoken`` of the ``authorization`` header, which may come with ``Bearer`` or without.
+
+    :raises CommandFailed: ``BAD_TOKEN``: there is none.
+    """
+    value = header(request, b"authorization").strip()
+    scheme, _, token = value.partition(" ")
+    token = token.strip() if scheme.lower() == "bearer" else value
+    if not token:
+        raise CommandFailed(Ecode.BAD_TOKEN, "the `authorization` header is missing; send the atoken of a login in it")
+    return token
+
+
+def peer_address(request: Request, trusted_proxies: tuple[Network, ...]) -> str:
+    """Return the address a request comes from: the TCP peer's, or what a trusted proxy says of it (§1)."""
+    address = str(getattr(request.getClientAddress(), "host", ""))
+    forwarded = [
+        part.strip().decode("ascii", "replace")
+        for value in request.requestHeaders.getRawHeaders(b"x-forwarded-for", [])
+        for part in value.split(b",")
+    ]
+    while forwarded and is_among(address, trusted_proxies):
+        address = forwarded.pop()
+    return address

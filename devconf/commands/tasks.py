@@ -239,7 +239,7 @@ def _plan_put(connection: Connection, now: float, params: PutTask) -> Plan:
         joining = [dev_unid for dev_unid in params.dev_unids if dev_unid not in had]
         before["dev_unids"] = bound
     gone = set(leaving)
-    staying = [key for key in tasks.task_keys(connection, task_id) if key.dev_unid not in gone] if parts else []
+    staying = [key for key in orders.of_task(connection, task_id) if key.dev_unid not in gone] if parts else []
     left = [OrderKey(dev_unid, task_id, "") for dev_unid in leaving]
     joined = [OrderKey(dev_unid, task_id, "") for dev_unid in joining]
     rows_before = orders.snapshot(connection, [*staying, *left, *joined])

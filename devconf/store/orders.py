@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     and_,
@@ -31,7 +32,7 @@ from sqlalchemy import (
 )
 
 from devconf.model import OrderKey
-from devconf.store.tables import orders, tasks
+from devconf.store.tables import orders, subtasks, task_devices, tasks
 
 #: The parts of an order, and the column that holds the rev of the last change of each.
 PARTS = {"name": orders.c.name_rev, "algo_comb": orders.c.algo_rev, "store_conf": orders.c.conf_rev}
@@ -103,16 +104,34 @@ def want_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     using = select(tasks.c.task_id).where(tasks.c.store_conf_unid == unid)
     connection.execute(update(tasks).where(tasks.c.store_conf_unid == unid).values(rev=tasks.c.rev + 1))
     rev = select(tasks.c.rev).where(tasks.c.task_id == orders.c.task_id).scalar_subquery()
-    concerned = and_(orders.c.task_id.in_(using), orders.c.life == "present")
-    connection.execute(update(orders).where(concerned).values(conf_rev=rev, wanted_rev=rev))
-    return {key_of(row): row.wanted_rev for row in connection.execute(select(orders).where(concerned))}
+    connection.execute(
+        update(orders)
+        .where(orders.c.task_id.in_(using), orders.c.life == "present")
+        .values(conf_rev=rev, wanted_rev=rev)
+    )
+    return present(connection, orders.c.task_id.in_(using))
 
 
 def behind_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     """Return the orders that use the storage configuration ``unid`` and are behind, each with its rev."""
-    using = select(tasks.c.task_id).where(tasks.c.store_conf_unid == unid)
+    return present(connection, and_(tasks.c.store_conf_unid == unid, behind))
+
+
+def of_task(connection: Connection, task_id: str) -> list[OrderKey]:
+    """Return the orders of the devices that are to have the task, or a subtask of it."""
+    return list(present(connection, tasks.c.task_id == task_id))
+
+
+def present(connection: Connection, condition: ColumnElement[bool]) -> dict[OrderKey, int]:
+    """Return the orders that meet ``condition`` and are not deletes, with their revs, in the order of creation."""
+    binding = and_(task_devices.c.task_id == orders.c.task_id, task_devices.c.dev_unid == orders.c.dev_unid)
     rows = connection.execute(
-        select(*KEY, orders.c.wanted_rev).where(orders.c.task_id.in_(using), orders.c.life == "present", behind)
+        select(*KEY, orders.c.wanted_rev)
+        .join(tasks, tasks.c.task_id == orders.c.task_id)
+        .outerjoin(subtasks, subtasks.c.subtask_id == orders.c.subtask_id)
+        .outerjoin(task_devices, binding)
+        .where(condition, orders.c.life == "present")
+        .order_by(tasks.c.seq, subtasks.c.seq, task_devices.c.seq)
     )
     return {key_of(row): row.wanted_rev for row in rows}
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, case, delete, exists, func
 
 from devconf.clock import stamp
 from devconf.errors import CommandFailed, Ecode
-from devconf.model import OrderKey, State
+from devconf.model import State
 from devconf.store.paging import page
 from devconf.store.tables import devices, orders, subtasks, task_devices, tasks
 
@@ -247,13 +247,3 @@ def list_subtasks(
             item["vchan"] = row.vchan
         items.append(item | {"rev": row.rev, "state": RANKS[row.rank]})
     return items, following
-
-
-def task_keys(connection: Connection, task_id: str) -> list[OrderKey]:
-    """Return the orders of the devices that have the task, or a subtask of it."""
-    rows = connection.execute(
-        select(orders.c.dev_unid, orders.c.task_id, orders.c.subtask_id).where(
-            orders.c.task_id == task_id, orders.c.life == "present"
-        )
-    )
-    return [OrderKey(*row) for row in rows]

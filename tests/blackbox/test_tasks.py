@@ -151,7 +151,7 @@ def test_new_name_goes_down_alone(world: World) -> None:
 
 
 def test_new_name_of_a_video_task_goes_to_every_subtask(world: World) -> None:
-    devices = [world.device(), world.device()]
+    devices = [world.device() for _ in range(5)]
     task_id = world.video_task()
     subtasks = [world.subtask(task_id, device) for device in devices]
     answer = ok(world.operator.call("put tasks", {"task_id": task_id, "name": "other"}))

@@ -7,11 +7,11 @@ await client.close()
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any, NoReturn
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -108,6 +108,47 @@ class _Waiting:
     progress: Callable[[int, int], None] | None
 
 
+@frozen
+class _Observer:
+    topics: frozenset[str]
+    event: Callable[[Message], object]
+    missed: Callable[[int], object] | None
+
+
+@define(eq=False)
+class _Events:
+    """Who observes the events of one connection, and how far they have come (§4, Subscriptions)."""
+
+    _observers: list[_Observer] = field(factory=list, init=False)
+    _seq: int = field(default=0, init=False)
+
+    def add(self, observer: _Observer) -> None:
+        self._observers.append(observer)
+
+    def remove(self, topics: frozenset[str]) -> None:
+        rest = (evolve(observer, topics=observer.topics - topics) for observer in self._observers)
+        self._observers = [observer for observer in rest if observer.topics]
+
+    def take(self, event: Message) -> None:
+        seq = event.get("seq")
+        if isinstance(seq, int):
+            missed, self._seq = seq - self._seq - 1, max(seq, self._seq)
+            if missed > 0:
+                for tell in dict.fromkeys(observer.missed for observer in self._observers):
+                    if tell is not None:
+                        _call(tell, missed)
+        for observer in list(self._observers):
+            if event["event"] in observer.topics:
+                _call(observer.event, event)
+
+
+def _call(function: Callable[[Any], object], argument: Any) -> None:
+    try:
+        function(argument)
+    except Exception:
+        _log.failure("an observer failed")
+
+
 @define(eq=False)
 class Client:
     """One connection to the server, made by :func:`connect`.
@@ -122,6 +163,7 @@ class Client:
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
     _closed: Disconnected | None = field(default=None, init=False)
     _observers: list[Deferred[Disconnected]] = field(factory=list, init=False)
+    _events: _Events = field(factory=_Events, init=False)
 
     def request(
         self,
@@ -162,6 +204,42 @@ class Client:
         self._waiting.pop(req_id, None)
         return result
 
+    def subscribe(
+        self,
+        topics: Collection[str],
+        observer: Callable[[Message], object],
+        missed: Callable[[int], object] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Deferred[Message]:
+        """Ask for events (§4, Subscriptions), until :meth:`unsubscribe` or the end of the connection.
+
+        A topic may have several observers. What an observer raises is logged, and ends nothing.
+
+        :param topics: of ``devices``, ``deliveries`` and ``commands``.
+        :param observer: called with each event of these topics: ``{"event", "seq", "at", "data"}``.
+        :param missed: called when a gap shows that the server dropped events of this connection, with how many;
+            nobody knows of which topic they were.
+        :param timeout: as for :meth:`request`.
+        :returns: fires with the response, before the first event; fails as :meth:`request` does.
+        """
+        asked = self.request("post subscriptions", {"topics": list(topics)}, timeout=timeout)
+        listener = _Observer(frozenset(topics), observer, missed)
+
+        def subscribed(response: Message) -> Message:
+            self._events.add(listener)
+            return response
+
+        return asked.addCallback(subscribed)
+
+    def unsubscribe(self, topics: Collection[str], *, timeout: float | None = None) -> Deferred[Message]:
+        """Ask for the events of ``topics`` no longer; their observers are not called from now on.
+
+        :returns: as :meth:`request`.
+        """
+        self._events.remove(frozenset(topics))
+        return self.request("delete subscriptions", {"topics": list(topics)}, timeout=timeout)
+
     def send(self, message: Message) -> None:
         """Send a message that is no request; when the connection has gone, it is dropped."""
         self._socket.send(wire.encode(message))
@@ -196,7 +274,9 @@ class Client:
             return
         req_id = message.get("req_id")
         waiting = self._waiting.get(req_id) if isinstance(req_id, str) and "params" not in message else None
-        if waiting is None:
+        if waiting is None and isinstance(message.get("event"), str):
+            self._events.take(message)
+        elif waiting is None:
             self._other(self, message)
         elif "progress" in message and "ecode" not in message:
             if waiting.progress is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
@@ -14,6 +14,7 @@ from devconf.config import Config, is_among
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 from devconf.passwords import NOBODY, IPasswords
+from devconf.sessions import Sessions
 from devconf.store import Store, accounts
 
 ATOKEN_LIVES = 3600.0
@@ -30,6 +31,11 @@ class Auth:
     _random: Random
     _now: Now
     _config: Config
+    _sessions: Sessions
+    unknown: UnknownDevices = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.unknown = UnknownDevices(self._now)
 
     async def login_user(self, user_name: str, password: str) -> dict[str, Any]:
         """Log an operator in and return the answer's fields.
@@ -49,17 +55,20 @@ class Auth:
         :param address: the device's, for those that may come without a key.
         :raises CommandFailed: ``BAD_CREDENTIALS``; never 1 or 2, at which devices in the field log in again at once.
         """
-        return await self._store.run(self._login_device, dev_refid, dev_key, address)
+        tokens = await self._store.run(self._login_device, dev_refid, dev_key, address)
+        if tokens is None:
+            self.unknown.knocked(dev_refid, address)
+            raise _not_enrolled()
+        return tokens
 
     def _login_device(
         self, connection: Connection, dev_refid: str, dev_key: str | None, address: str
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
         device = accounts.find_device(connection, dev_refid)
-        if device is None or not device.enabled:
-            raise CommandFailed(
-                Ecode.BAD_CREDENTIALS,
-                "wrong dev_refid or dev_key, or the device is disabled; enrol it with `post devices`",
-            )
+        if device is None:
+            return None
+        if not device.enabled:
+            raise _not_enrolled()
         if dev_key is None:
             if device.key_required or device.key_used or not is_among(address, self._config.legacy_device_networks):
                 raise CommandFailed(Ecode.BAD_CREDENTIALS, "this device has to log in with its dev_key")
@@ -69,9 +78,33 @@ class Auth:
             accounts.key_used(connection, device.dev_unid)
         return self._issue(connection, Identity(device.dev_unid, device.dev_refid, Role.DEVICE))
 
+    async def renew(self, rtoken: str) -> dict[str, Any]:
+        """Return new tokens for an ``rtoken``, which works once: the fields of *login*.
+
+        :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+        """
+        identity, tokens = await self._store.run(self._renew, rtoken)
+        if tokens is None:
+            self._sessions.end(identity.unid, "an rtoken was used twice; log in again", identity.family)
+            raise CommandFailed(Ecode.BAD_TOKEN, "this rtoken has been used before; log in again")
+        return tokens
+
+    def _renew(self, connection: Connection, rtoken: str) -> tuple[Identity, dict[str, Any] | None]:
+        identity, first = accounts.redeem_rtoken(connection, rtoken, self._now())
+        return identity, self._issue(connection, identity) if first else None
+
+    async def log_out(self, kind: str, token: str) -> None:
+        """End the family of ``token``, and its sockets.
+
+        :param kind: ``atoken`` or ``rtoken``.
+        :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+        """
+        identity = await self._store.run(accounts.end_family, kind, token, self._now())
+        self._sessions.end(identity.unid, "logged out", identity.family)
+
     def _issue(self, connection: Connection, identity: Identity) -> dict[str, Any]:
         now = self._now()
-        family = self._random.identifier()
+        family = identity.family or self._random.identifier()
         tokens: dict[str, Any] = {"user_unid": identity.unid, "user_type": identity.user_type}
         for kind, lives in (("atoken", ATOKEN_LIVES), ("rtoken", RTOKEN_LIVES)):
             secret = self._random.secret()
@@ -104,6 +137,40 @@ class Auth:
     def prune(self) -> Deferred[None]:
         """Forget what expired a day ago."""
         return self._store.run(accounts.prune, self._now())
+
+
+def _not_enrolled() -> CommandFailed:
+    return CommandFailed(
+        Ecode.BAD_CREDENTIALS, "wrong dev_refid or dev_key, or the device is disabled; enrol it with `post devices`"
+    )
+
+
+#: Devices that are not enrolled, of which it is remembered that they tried to log in.
+REMEMBERED = 1000
+
+
+@define
+class UnknownDevices:
+    """Devices that tried to log in and are not enrolled: the latest of them, the last one last."""
+
+    _now: Now
+    _seen: dict[str, dict[str, Any]] = field(factory=dict, init=False)
+
+    def knocked(self, dev_refid: str, address: str) -> None:
+        """Note that ``dev_refid`` tried."""
+        dev_refid, now = dev_refid[:256], stamp(self._now())
+        seen = self._seen.pop(dev_refid, {"dev_refid": dev_refid, "first_at": now, "count": 0})
+        self._seen[dev_refid] = {**seen, "addr": address, "last_at": now, "count": seen["count"] + 1}
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+    def enrolled(self, dev_refid: str) -> None:
+        """Forget ``dev_refid``: it is known now."""
+        self._seen.pop(dev_refid, None)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Return what is remembered, the last one first, as items of §4."""
+        return [dict(seen) for seen in reversed(self._seen.values())]
 
 
 __all__ = ["Auth", "IPasswords"]

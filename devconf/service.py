@@ -22,24 +22,30 @@ from devconf.auth import Auth
 from devconf.clock import Now, Random
 from devconf.commands.calls import CallCommands
 from devconf.commands.devices import DeviceCommands
+from devconf.commands.history import HistoryCommands
 from devconf.commands.locks import Locks
 from devconf.commands.machine import Machine
 from devconf.commands.registry import Registry
 from devconf.commands.store_confs import InThread, StoreConfCommands
+from devconf.commands.subscriptions import SubscriptionCommands
 from devconf.commands.subtasks import SubtaskCommands
 from devconf.commands.tasks import TaskCommands
+from devconf.commands.users import UserCommands
 from devconf.config import Config
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.protocol import DeviceFactory
 from devconf.errors import CommandFailed, Ecode, StartupError
+from devconf.events import Events
 from devconf.operators.protocol import OperatorFactory
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
-from devconf.store import Store
+from devconf.store import Store, backup, journal
 from devconf.store.writer import ThreadRunner
-from devconf.web.site import BoundedSite, Root, WaysIn
+from devconf.web.mirror import Mirror
+from devconf.web.site import BoundedSite, Root, make_app
 from devconf.web.upgrade import Upgrade
+from devconf.web.ways_in import WaysIn
 
 #: Connections that may wait to be accepted: a whole fleet comes back at once.
 BACKLOG = 4096
@@ -101,25 +107,39 @@ class DevconfService(MultiService):
     def _wire(self, config: Config, seams: Seams) -> None:
         clock, limits = seams.clock, config.limits
         self.store = Store(config.database, seams.runner)
+        self.events = Events(seams.now)
         self.sessions = Sessions()
-        self.auth = Auth(self.store, seams.passwords, seams.random, seams.now, config)
-        self.hub = Hub(clock, seams.now, seams.random, self.store, limits.outstanding_per_device)
+        self.auth = Auth(self.store, seams.passwords, seams.random, seams.now, config, self.sessions)
+        self.hub = Hub(clock, seams.now, seams.random, self.store, self.events, limits.outstanding_per_device)
         self.delivery = Delivery(clock, seams.now, seams.random, self.store, self.hub, config.device_timeout)
         self.locks = Locks(clock, limits.waiting_per_lock)
-        self.machine = Machine(clock, seams.now, seams.random, self.store, self.hub, self.delivery, self.locks)
+        self.machine = Machine(
+            clock, seams.now, seams.random, self.store, self.events, self.hub, self.delivery, self.locks
+        )
         self.registry = Registry(seams.random, config.tolerated_params)
         for subject in (
             TaskCommands(self.machine),
             SubtaskCommands(self.machine),
             StoreConfCommands(self.machine, seams.in_thread, limits.store_conf_max),
-            DeviceCommands(self.machine, self.sessions),
+            DeviceCommands(self.machine, self.sessions, self.auth.unknown),
             CallCommands(self.machine, config.device_timeout),
+            UserCommands(self.machine, self.sessions, seams.passwords),
+            HistoryCommands(self.machine),
+            SubscriptionCommands(),
         ):
             self.registry.include(subject)
-        self.operators = OperatorFactory(clock, limits, self.registry, self.sessions)
+        self.operators = OperatorFactory(clock, limits, self.registry, self.sessions, self.events)
         self.devices = DeviceFactory(clock, limits, self.hub, self.sessions)
         upgrade = Upgrade(self.auth, self.operators, self.devices, config.trusted_proxies, self._may_connect)
-        self.resource = Root(WaysIn(self.auth, self.store, config, lambda: self._running), upgrade)
+        ways_in = WaysIn(self.auth, self.store, config, lambda: self._running)
+        mirror = Mirror(
+            self.auth,
+            self.registry,
+            lambda: self._running,
+            limits.operator_message_max,
+            lambda: seams.in_thread(backup.copy, config.database),
+        )
+        self.resource = Root(make_app([ways_in, mirror]), upgrade)
 
     # -- starting and stopping
 
@@ -136,7 +156,14 @@ class DevconfService(MultiService):
         if recovered:
             self._log.info("settled {count} commands that were under way when the server ended", count=recovered)
         self._running = True
-        site = BoundedSite(self.resource, self._reactor, self._config.limits.operator_message_max)
+        limits = self._config.limits
+        site = BoundedSite(
+            self.resource,
+            self._reactor,
+            limits.operator_message_max,
+            limits.connections_per_address_before_login,
+            self._config.trusted_proxies,
+        )
         for description in self._config.listen:
             self._ports.append(await self._listen(description, site))
         self._pruning.start(PRUNE_EVERY, now=False)
@@ -218,9 +245,16 @@ class DevconfService(MultiService):
         return deferToThreadPool(self._reactor, self._pool, function, *args)
 
     def _prune(self) -> Deferred[None]:
-        return self.auth.prune().addErrback(
-            lambda failure: self._log.failure("expired tokens could not be removed", failure)
+        return Deferred.fromCoroutine(self._remove_old()).addErrback(
+            lambda failure: self._log.failure("what is old could not be removed", failure)
         )
+
+    async def _remove_old(self) -> None:
+        await self.auth.prune()
+        limits = self._config.limits
+        before = self._seams.now() - limits.history_days * 86400
+        while self._running and await self.store.run(journal.prune, before, limits.history_commands):
+            pass
 
 
 def with_backlog(description: str) -> str:

@@ -94,12 +94,13 @@ class CallCommands:
         failpoints.reach("answer received")
         return answer.message
 
-    def _record(self, call: Call, command_id: str, started: float, ecode: int, enote: str) -> None:
+    def _record(self, call: Call, command_id: str, started: float, ecode: Ecode, enote: str) -> None:
         params: CallDevice = call.params
-        told = {"dev_unid": params.dev_unid, "command": params.command}
+        header = self._machine.header(command_id, call, {"dev_unid": params.dev_unid, "command": params.command})
+        self._machine.tell(header, started, ecode, enote)
         self._lines.append(
             {
-                **self._machine.header(command_id, call, told),
+                **header,
                 "planned_at": started,
                 "settled_at": self._machine.now(),
                 "ecode": int(ecode),

@@ -8,6 +8,7 @@ from attrs import define
 from msgspec import UNSET, UnsetType, to_builtins
 from sqlalchemy import Connection
 
+from devconf.auth import UnknownDevices
 from devconf.clock import stamp
 from devconf.commands.machine import Machine
 from devconf.commands.registry import Call, command
@@ -60,6 +61,7 @@ class DeviceCommands:
 
     _machine: Machine
     _sessions: Sessions
+    _unknown: UnknownDevices
 
     @command("get devices", GetDevices, Role.VIEWER)
     async def get(self, call: Call) -> dict[str, Any]:
@@ -92,7 +94,18 @@ class DeviceCommands:
             )
 
         await self._machine.record(call, {**to_builtins(params), "dev_unid": dev_unid}, insert)
+        self._unknown.enrolled(params.dev_refid)
+        self._tell(dev_unid, params.dev_refid, "enrolled")
         return {"dev_unid": dev_unid, "dev_key": key}
+
+    def _tell(self, dev_unid: str, dev_refid: str, change: str) -> None:
+        told = {"dev_unid": dev_unid, "dev_refid": dev_refid, "change": change}
+        self._machine.events.publish("devices", told)
+
+    @command("get devices/unknown", Params, Role.ADMIN)
+    async def unknown(self, _call: Call) -> dict[str, Any]:
+        """List devices that tried to log in and are not enrolled."""
+        return {"unknown": self._unknown.listed()}
 
     @command("put devices", PutDevice, Role.ADMIN)
     async def put(self, call: Call) -> dict[str, Any]:
@@ -112,6 +125,9 @@ class DeviceCommands:
             if ends:
                 self._sessions.end(params.dev_unid, why)
                 break
+        dev_refid = values.get("dev_refid", before.dev_refid)
+        self._unknown.enrolled(dev_refid)
+        self._tell(params.dev_unid, dev_refid, "changed")
         return {} if key is None else {"dev_key": key}
 
     def _changes(self, params: PutDevice) -> tuple[dict[str, Any], str | None]:
@@ -132,10 +148,11 @@ class DeviceCommands:
     async def delete(self, call: Call) -> dict[str, Any]:
         """Delete a device that is bound to no task."""
         dev_unid = call.params.dev_unid
-        await self._machine.record(
+        gone = await self._machine.record(
             call, {"dev_unid": dev_unid}, lambda connection, _now: devices.delete_device(connection, dev_unid)
         )
         self._sessions.end(dev_unid, "this device was deleted")
+        self._tell(dev_unid, gone.dev_refid, "deleted")
         return {}
 
     @command("post devices/resync", OneDevice, Role.OPERATOR)

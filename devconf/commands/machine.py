@@ -23,6 +23,7 @@ from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.watch import Seen
 from devconf.errors import CommandFailed, Ecode
+from devconf.events import Events
 from devconf.model import OFFLINE, OrderKey
 from devconf.store import Store, journal
 
@@ -68,6 +69,7 @@ class Machine:
     now: Now
     random: Random
     store: Store
+    events: Events
     hub: Hub
     delivery: Delivery
     locks: Locks
@@ -89,20 +91,23 @@ class Machine:
     async def _run(self, call: Call, planner: Planner, told: dict[str, Any]) -> dict[str, Any]:
         command_id = self.random.identifier()
         named = {"command_id": command_id}
+        header, planned_at = self.header(command_id, call, told), self.now()
         try:
-            plan = await self.store.run(_plan, planner, self.now(), self.header(command_id, call, told))
+            plan = await self.store.run(_plan, planner, planned_at, header)
         except CommandFailed as failure:
             failure.payload = {**named, **failure.payload}
             raise
         failpoints.reach("after plan")
         if not plan.rule:
             self.delivery.nudge(plan.targets)
+            self.tell({**header, **plan.ids}, planned_at, Ecode.OK, "ok")
             return {**named, **plan.payload}
         seen = await self.delivery.watch(plan.targets, call.progress)
         failpoints.reach("before settle")
         settled = await self._settle(command_id, seen)
         failpoints.reach("after settle")
         self.delivery.release(plan.targets, settled.changed)
+        self.tell({**header, **plan.ids}, planned_at, settled.ecode, settled.enote)
         if settled.ecode and plan.rule != "put_store_conf":
             raise CommandFailed(settled.ecode, settled.enote, **named, **settled.payload)
         payload = {**named, **plan.payload, **settled.payload}
@@ -141,12 +146,17 @@ class Machine:
         :returns: what ``function`` returns.
         :raises CommandFailed: as it raised.
         """
-        result = await self.store.run(
-            _recorded, function, self.now(), self.header(self.random.identifier(), call, told)
-        )
-        if isinstance(result, CommandFailed):
-            raise result
+        header, now = self.header(self.random.identifier(), call, told), self.now()
+        result = await self.store.run(_recorded, function, now, header)
+        self.tell(header, now, Ecode.OK, "ok")
         return result
+
+    def tell(self, header: dict[str, Any], planned_at: float, ecode: Ecode, enote: str) -> None:
+        """Tell those who subscribed to ``commands`` that one is over."""
+        outcome = {"planned_at": planned_at, "settled_at": self.now(), "ecode": int(ecode), "enote": enote}
+        item = journal.item({**header, **outcome})
+        del item["devices"]
+        self.events.publish("commands", item, owner=header["user_unid"])
 
     async def recover(self) -> int:
         """Settle what a crash has left planned; returns how many commands that were."""

@@ -12,10 +12,12 @@ import msgspec
 from attrs import frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import Interface
 
 from devconf import wire
 from devconf.clock import Random
 from devconf.errors import CommandFailed, Ecode
+from devconf.events import Topic
 from devconf.model import Identity, Role
 
 #: What the response repeats of the params (§2, the standard response).
@@ -26,6 +28,16 @@ class Dropped(Exception):
     """The client went away while its request waited: nothing was done, and nobody is there to answer."""
 
 
+class ISubscriber(Interface):
+    """A connection that can be told of events."""
+
+    def subscribe(topic: Topic) -> None:
+        """Tell it of ``topic`` from now on."""
+
+    def unsubscribe(topic: Topic) -> None:
+        """Tell it of ``topic`` no longer."""
+
+
 @frozen
 class Call:
     """One request on its way.
@@ -34,6 +46,7 @@ class Call:
     :ivar params: as the command's schema has read them.
     :ivar progress: told how much is done, and of how much.
     :ivar gone: whether the client has gone away.
+    :ivar subscriber: an ``ISubscriber``: the connection it came on, if that can be told of events.
     """
 
     identity: Identity
@@ -41,6 +54,7 @@ class Call:
     params: Any
     progress: Callable[[int, int], None]
     gone: Callable[[], bool]
+    subscriber: Any = None
 
 
 Handler = Callable[[Call], Coroutine[Any, Any, dict[str, Any]]]
@@ -112,12 +126,14 @@ class Registry:
         progress: Callable[[int, int], None],
         gone: Callable[[], bool],
         *,
+        subscriber: Any = None,
         text: bool = False,
     ) -> dict[str, Any]:
         """Handle ``request`` and return the fields of its response but for what the envelope repeats.
 
         Whatever goes wrong is in the response; only :class:`Dropped` is raised.
 
+        :param subscriber: an ``ISubscriber``, if the connection can be told of events.
         :param text: integers and booleans may be texts (§5).
         """
         named = {name: request.params[name] for name in _IDS if isinstance(request.params.get(name), str)}
@@ -128,7 +144,7 @@ class Registry:
                     Ecode.FORBIDDEN, f"this takes the role {found.role.title}; yours is {identity.role.title}"
                 )
             params = wire.convert(self._tolerate(found, request.params), found.params, "$.params", text=text)
-            payload = await found.handler(Call(identity, found.name, params, progress, gone))
+            payload = await found.handler(Call(identity, found.name, params, progress, gone, subscriber))
         except CommandFailed as failure:
             return {"ecode": failure.ecode, "enote": failure.enote, **named, **failure.payload}
         except Dropped:

@@ -11,10 +11,13 @@ from twisted.python.failure import Failure
 
 from devconf import failpoints
 from devconf.clock import Now
-from devconf.model import OrderKey
+from devconf.events import Events
+from devconf.model import OrderKey, State
 from devconf.store import Store, answers
-from devconf.store.answers import Acknowledgement
+from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
+
+_STATES = {Outcome.APPLIED: State.CONFIRMED, Outcome.REFUSED: State.REFUSED}
 
 #: Answers, each with the order it answers.
 Batch = list[tuple[Acknowledgement, Order]]
@@ -32,6 +35,7 @@ class AnswerBook:
 
     _store: Store
     _now: Now
+    _events: Events
     _written: Callable[[dict[OrderKey, Any], Batch], None]
     _not_written: Callable[[Batch], None]
     _waiting: Batch = field(factory=list, init=False)
@@ -54,7 +58,27 @@ class AnswerBook:
     def _done(self, rows: dict[OrderKey, Any], batch: Batch) -> None:
         failpoints.reach("answer written")
         self._written(rows, batch)
+        for answer, _ in batch:
+            self._tell(answer, rows.get(answer.key))
         self._flush()
+
+    def _tell(self, answer: Acknowledgement, row: Any) -> None:
+        # Of an older connection it was not written, and what is sent again has not been answered yet.
+        if answer.outcome in _STATES and (row is None or row.acked_rev >= answer.rev):
+            subtask = {"subtask_id": answer.key.subtask_id} if answer.key.subtask_id else {}
+            self._events.publish(
+                "deliveries",
+                {
+                    "dev_unid": answer.key.dev_unid,
+                    "task_id": answer.key.task_id,
+                    **subtask,
+                    "rev": answer.rev,
+                    "state": _STATES[answer.outcome],
+                    "ecode": answer.ecode,
+                    "enote": answer.enote,
+                    "late": answer.late,
+                },
+            )
 
     def _failed(self, failure: Failure, batch: Batch) -> None:
         self._log.failure("answers of devices could not be written; their orders will be sent again", failure)

@@ -74,7 +74,7 @@ class Delivery:
 
     def __attrs_post_init__(self) -> None:
         self._hub.delivery = self
-        self._book = AnswerBook(self._store, self._now, self._written, self._not_written)
+        self._book = AnswerBook(self._store, self._now, self._hub.events, self._written, self._not_written)
 
     # -- for commands
 

@@ -21,6 +21,7 @@ from devconf import sessions, wire
 from devconf.clock import Now, Random
 from devconf.devices.link import IHub, Link
 from devconf.errors import CommandFailed, Ecode
+from devconf.events import Events
 from devconf.model import Identity
 from devconf.store import Store, answers, outbox
 
@@ -59,6 +60,7 @@ class Hub:
     """The connections by device.
 
     :ivar clock: monotonic.
+    :ivar events: told when a device connects or disconnects.
     :ivar window: messages that may be outstanding on one connection.
     :ivar dropped: messages of devices that answered nothing that was asked.
     """
@@ -69,6 +71,7 @@ class Hub:
     _now: Now
     _random: Random
     _store: Store
+    events: Events
     window: int
     delivery: Any = field(default=None, init=False)  # IDelivery
     dropped: int = field(default=0, init=False)
@@ -113,6 +116,7 @@ class Hub:
         link.behind = connected.behind
         link.live = True
         self.delivery.connected(link)
+        self._tell(link, "connected")
 
     def _cannot_connect(self, failure: Failure, link: Link) -> None:
         self._log.failure("a device could not be noted as connected", failure)
@@ -129,6 +133,10 @@ class Hub:
         link.end()
         if live:
             self.delivery.disconnected(link)
+            self._tell(link, "disconnected")
+
+    def _tell(self, link: Link, change: str) -> None:
+        self.events.publish("devices", {"dev_unid": link.dev_unid, "dev_refid": link.identity.name, "change": change})
 
     def stop(self) -> None:
         """Let go of the connections that are left."""

@@ -9,12 +9,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from devconf import failpoints, wire
-from devconf.commands.registry import Dropped, Registry
+from devconf.clock import stamp
+from devconf.commands.registry import Dropped, ISubscriber, Registry
 from devconf.config import Limits
 from devconf.errors import CommandFailed, Ecode
-from devconf.model import Identity
+from devconf.events import Event, Events, Topic
+from devconf.model import Identity, Role
 from devconf.sessions import Sessions
 from devconf.websocket import Peer, PeerFactory
 
@@ -25,6 +28,7 @@ PROGRESS_EVERY = 0.1
 PROGRESS_FIRST = 1.0
 
 
+@implementer(ISubscriber)
 class OperatorProtocol(Peer):
     """One connection of a client, whose identity its ticket or token has told."""
 
@@ -35,6 +39,8 @@ class OperatorProtocol(Peer):
         self.identity = identity
         self._in_flight = 0
         self._gone = False
+        self._topics: set[Topic] = set()
+        self._seq = 0
 
     def opened(self) -> None:
         """See :class:`Peer`."""
@@ -43,6 +49,8 @@ class OperatorProtocol(Peer):
     def lost(self) -> None:
         """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
         self._gone = True
+        for topic in list(self._topics):
+            self.unsubscribe(topic)
         self.factory.sessions.remove(self.identity, self.close)
 
     def received(self, payload: bytes) -> None:
@@ -63,7 +71,11 @@ class OperatorProtocol(Peer):
         progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
         handled = Deferred.fromCoroutine(
             self.factory.registry.handle(
-                request, self.identity, progress.update if progress else _no_progress, lambda: self._gone
+                request,
+                self.identity,
+                progress.update if progress else _no_progress,
+                lambda: self._gone,
+                subscriber=self,
             )
         )
         handled.addBoth(self._finished, progress)
@@ -82,6 +94,28 @@ class OperatorProtocol(Peer):
     def _not_answered(self, failure: Failure) -> None:
         if not failure.check(Dropped):
             _log.failure("a request of {peer} got no answer", failure, peer=self.peer)
+
+    # -- ISubscriber
+
+    def subscribe(self, topic: Topic) -> None:
+        """See :class:`ISubscriber`."""
+        # A request may outlive its connection.
+        if not self._gone:
+            self._topics.add(topic)
+            self.factory.events.subscribe(topic, self._happened)
+
+    def unsubscribe(self, topic: Topic) -> None:
+        """See :class:`ISubscriber`."""
+        self._topics.discard(topic)
+        self.factory.events.unsubscribe(topic, self._happened)
+
+    def _happened(self, event: Event) -> None:
+        if event.owner and self.identity.role == Role.VIEWER and event.owner != self.identity.unid:
+            return
+        self._seq += 1
+        # To cut off a client because events come faster than it reads would help nobody: it sees the gap.
+        if self.writable:
+            self.send(wire.encode({"event": event.topic, "seq": self._seq, "at": stamp(event.at), "data": event.data}))
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -122,9 +156,12 @@ class Progress:
 class OperatorFactory(PeerFactory):
     """Builds :class:`OperatorProtocol` for clients that are known."""
 
-    def __init__(self, clock: IReactorTime, limits: Limits, registry: Registry, sessions: Sessions) -> None:
+    def __init__(
+        self, clock: IReactorTime, limits: Limits, registry: Registry, sessions: Sessions, events: Events
+    ) -> None:
         super().__init__(clock, limits, limits.operator_message_max)
         self.registry = registry
+        self.events = events
         self.sessions = sessions
 
     def build(self, identity: Identity) -> OperatorProtocol:

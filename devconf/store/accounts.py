@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
+from devconf.store.paging import page
 from devconf.store.tables import credentials, devices, users
 
 
@@ -89,8 +90,22 @@ def _keep_an_admin(connection: Connection, row: Row[Any]) -> None:
 
 def list_users(connection: Connection) -> list[dict[str, Any]]:
     """Return all accounts as items of §4, in the order of creation."""
-    rows = connection.execute(select(users).order_by(users.c.seq))
-    return [{"user_unid": row.user_unid, "user_name": row.user_name, "role": Role(row.role).title} for row in rows]
+    return [_user_item(row) for row in connection.execute(select(users).order_by(users.c.seq))]
+
+
+def page_of_users(
+    connection: Connection, *, limit: int, after: str | None, user_name: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a page of accounts as items of §4, and the ``after`` of the next one."""
+    statement = select(users)
+    if user_name is not None:
+        statement = statement.where(users.c.user_name == user_name)
+    rows, following = page(connection, statement, users.c.seq, limit, after)
+    return [_user_item(row) for row in rows], following
+
+
+def _user_item(row: Row[Any]) -> dict[str, Any]:
+    return {"user_unid": row.user_unid, "user_name": row.user_name, "role": Role(row.role).title}
 
 
 # -- tokens and tickets -------------------------------------------------------------------------------------------
@@ -112,14 +127,18 @@ def identify(connection: Connection, atoken: str, now: float) -> Identity:
 
     :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
     """
+    return _account(connection, _token(connection, atoken, "atoken", now))
+
+
+def _token(connection: Connection, token: str, kind: str, now: float) -> Row[Any]:
     row = connection.execute(
-        select(credentials).where(credentials.c.hash == hashed(atoken), credentials.c.kind == "atoken")
+        select(credentials).where(credentials.c.hash == hashed(token), credentials.c.kind == kind)
     ).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.BAD_TOKEN, "this token is not valid; log in again")
     if row.expires_at <= now:
         raise CommandFailed(Ecode.TOKEN_EXPIRED, "this token has expired; log in again, or use the rtoken")
-    return _account(connection, row)
+    return row
 
 
 def redeem_ticket(connection: Connection, ticket: str, now: float) -> Identity:
@@ -134,6 +153,31 @@ def redeem_ticket(connection: Connection, ticket: str, now: float) -> Identity:
     ).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.BAD_TOKEN, "this address is not valid any longer; ask for a new one")
+    return _account(connection, row)
+
+
+def redeem_rtoken(connection: Connection, rtoken: str, now: float) -> tuple[Identity, bool]:
+    """Return who ``rtoken`` belongs to, and whether it is used for the first time; else its whole family has ended.
+
+    :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+    """
+    row = _token(connection, rtoken, "rtoken", now)
+    identity = _account(connection, row)
+    if row.used:
+        end_tokens(connection, row.unid, row.family)
+        return identity, False
+    connection.execute(update(credentials).where(credentials.c.hash == row.hash).values(used=True))
+    return identity, True
+
+
+def end_family(connection: Connection, kind: str, token: str, now: float) -> Identity:
+    """End all tokens and tickets of the family of ``token``, and return whose they were.
+
+    :param kind: ``atoken`` or ``rtoken``.
+    :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+    """
+    row = _token(connection, token, kind, now)
+    end_tokens(connection, row.unid, row.family)
     return _account(connection, row)
 
 

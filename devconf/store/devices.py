@@ -68,12 +68,13 @@ def change_device(connection: Connection, dev_unid: str, values: dict[str, Any])
     return before
 
 
-def delete_device(connection: Connection, dev_unid: str) -> None:
+def delete_device(connection: Connection, dev_unid: str) -> Row[Any]:
     """Delete a device, with its tokens and what it was still to delete.
 
+    :returns: the device as it was.
     :raises CommandFailed: ``NO_SUCH_DEVICE``, or ``IN_USE``: it is bound to a task.
     """
-    get_device(connection, dev_unid)
+    before = get_device(connection, dev_unid)
     for table in (task_devices, subtasks):
         task_id = connection.execute(select(table.c.task_id).where(table.c.dev_unid == dev_unid).limit(1)).scalar()
         if task_id is not None:
@@ -83,6 +84,7 @@ def delete_device(connection: Connection, dev_unid: str) -> None:
             )
     connection.execute(delete(credentials).where(credentials.c.unid == dev_unid))
     connection.execute(delete(devices).where(devices.c.dev_unid == dev_unid))
+    return before
 
 
 def describe(

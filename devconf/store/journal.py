@@ -1,12 +1,14 @@
-"""Commands: what is planned and not settled yet, and what has been done."""
+"""Commands: what is planned and not settled yet, and what has been done (the history of ``docs/protocol.md`` §4)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, String, cast, delete, func, insert, or_, select, update
 
+from devconf.clock import stamp
+from devconf.store.paging import page, position
 from devconf.store.tables import commands
 
 
@@ -53,3 +55,79 @@ def settle(
         .where(commands.c.command_id == command_id)
         .values(settled_at=now, ecode=ecode, enote=enote, devices=devices, plan=None, rule=None, algo_comb=None)
     )
+
+
+# -- the history --------------------------------------------------------------------------------------------------
+
+
+def item(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a command as an item of the history; one that runs has no outcome yet."""
+    over = row["settled_at"] is not None
+    return {
+        **{name: row[name] for name in ("command_id", "command", "user_unid", "user_name", "params")},
+        "at": stamp(row["planned_at"]),
+        "outcome": ("failed" if row["ecode"] else "ok") if over else "running",
+        "ecode": row["ecode"],
+        "enote": row["enote"],
+        "devices": row.get("devices"),
+        "duration": round(max(0.0, row["settled_at"] - row["planned_at"]), 3) if over else None,
+    }
+
+
+#: Commands that one transaction looks at or removes: others have their turn in between.
+SLICE = 10_000
+
+
+def list_commands(
+    connection: Connection,
+    *,
+    limit: int,
+    after: str | None,
+    command_id: str | None,
+    task_id: str | None,
+    dev_unid: str | None,
+    user_name: str | None,
+    user_unid: str | None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return commands of the history, the newest first, and where to look on.
+
+    There may be fewer than ``limit`` although there are more to come, since only so many are looked at.
+
+    :param user_unid: only what this user did.
+    """
+    newest = connection.execute(select(func.max(commands.c.seq))).scalar() or 0
+    start = newest + 1 if after is None else min(position(after), newest + 1)
+    statement = select(commands).where(commands.c.seq >= start - SLICE)
+    for column, value in (
+        (commands.c.command_id, command_id),
+        (commands.c.task_id, task_id),
+        (commands.c.user_name, user_name),
+        (commands.c.user_unid, user_unid),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if dev_unid is not None:
+        # An id stands in quotes in the JSON of the devices, and nowhere else in it.
+        went_to = cast(commands.c.devices, String).contains(f'"{dev_unid}"', autoescape=True)
+        statement = statement.where(or_(commands.c.dev_unid == dev_unid, went_to))
+    rows, following = page(connection, statement, commands.c.seq, limit, str(start), newest_first=True)
+    if following is None and start > SLICE:
+        following = str(start - SLICE)
+    return [item(row._mapping) for row in rows], following
+
+
+def prune(connection: Connection, before: float, keep: int) -> bool:
+    """Remove the oldest commands: those planned ``before`` (seconds since the epoch), and all but the last ``keep``.
+
+    What is not settled stays.
+
+    :returns: whether there may be more to remove.
+    """
+    newest = connection.execute(select(func.max(commands.c.seq))).scalar() or 0
+    oldest = select(commands.c.seq).order_by(commands.c.seq).limit(SLICE)
+    removed = delete(commands).where(
+        commands.c.seq.in_(oldest),
+        or_(commands.c.planned_at < before, commands.c.seq <= newest - keep),
+        commands.c.settled_at.is_not(None),
+    )
+    return connection.execute(removed).rowcount > 0

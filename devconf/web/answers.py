@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.web.server import Request
 
 from devconf import wire
+from devconf.auth import Auth
 from devconf.config import Network, is_among
 from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity
 
 
 def respond(request: Request, outcome: object) -> None:
@@ -48,6 +52,35 @@ def bearer(request: Request) -> str:
     if not token:
         raise CommandFailed(Ecode.BAD_TOKEN, "the `authorization` header is missing; send the atoken of a login in it")
     return token
+
+
+async def identified(auth: Auth, request: Request) -> Identity:
+    """Return who ``request`` comes from, by the ``atoken`` in its header.
+
+    :raises CommandFailed: ``BAD_TOKEN``, ``TOKEN_EXPIRED``.
+    """
+    identity = await auth.identify(bearer(request))
+    let_in(request)
+    return identity
+
+
+def let_in(request: Request) -> None:
+    """Note that who is at the other end is known: our own site counts those who are not."""
+    known = getattr(request.channel, "known", None)
+    if known is not None:
+        known()
+
+
+def body_of(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """Return the JSON object in the body of ``request``.
+
+    :param limit: bytes.
+    :raises CommandFailed: ``TOO_LARGE``, ``NOT_AN_OBJECT``.
+    """
+    content = b"" if request.content is None else request.content.read()
+    if len(content) > limit:
+        raise CommandFailed(Ecode.TOO_LARGE, f"the body is larger than {limit} bytes")
+    return {} if may_be_empty and not content else wire.decode_object(content)
 
 
 def peer_address(request: Request, trusted_proxies: tuple[Network, ...]) -> str:

@@ -1,235 +1,72 @@
-"""The HTTP server: ways in, probes, and a page that says what this is (``docs/protocol.md`` §1)."""
+"""The HTTP server: everything of ours below one resource, and our own site, which bounds what comes in."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import define, field
-from msgspec import UNSET, Struct, UnsetType
-from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
 
-import devconf
-from devconf import wire
-from devconf.auth import Auth
-from devconf.config import Config
+from devconf.config import Network, is_among
 from devconf.errors import CommandFailed, Ecode
-from devconf.model import Identity, OrderKey, Role
-from devconf.store import Store, answers, devices
-from devconf.web.answers import bearer, header, peer_address, render
+from devconf.web.answers import render
 
 if TYPE_CHECKING:
     from klein import Klein
 
 _log = Logger()
 
-#: Bytes of a device's description of itself.
-REGISTER_MAX = 256 * 1024
+
+class Addresses(Protocol):
+    """Something that answers requests."""
+
+    def add_to(self, app: Klein) -> None:
+        """Let ``app`` have its addresses."""
 
 
-#: A ``Host`` that can stand in an address as it is: the rest is not even looked at.
-_HOST = re.compile(r"(?P<name>\[(?P<v6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?\Z")
-
-
-class _LoginKind(Struct):
-    user_type: Literal["user", "dev"]
-
-
-class LoginUser(Struct):
-    """The body of an operator's *login*; further fields are ignored."""
-
-    user_name: str
-    password: str
-
-
-class LoginDevice(Struct):
-    """The body of a device's *login*."""
-
-    dev_refid: str
-    dev_key: str | UnsetType = UNSET
-
-
-class Has(Struct):
-    """A task or subtask that a device has."""
-
-    task_id: str
-    rev: int
-    subtask_id: str = ""
-
-
-class Register(Struct):
-    """The body of *register*."""
-
-    dev_refid: str
-    dev_type: str
-    dev_name: str
-    algos: list[str] | UnsetType = UNSET
-    tasks: list[Has] | UnsetType = UNSET
-
-
-def _klein() -> Klein:
+def make_app(parts: Iterable[Addresses]) -> Klein:
+    """Return an application with the addresses of ``parts``, in which whatever goes wrong is answered as §5 says."""
     # Klein imports the reactor, and so installs one: not before the host has chosen its own.
     from klein import Klein
 
-    return Klein()
+    app = Klein()
+    for part in parts:
+        part.add_to(app)
+    for kind, handler in ((CommandFailed, _failed), (HTTPException, _not_found), (Exception, _broken)):
+        app.handle_errors(kind)(handler)  # type: ignore[arg-type]
+    return app
 
 
-@define
-class WaysIn:
-    """The handlers of §1.
-
-    :ivar _ready: whether commands are taken.
-    """
-
-    _auth: Auth
-    _store: Store
-    _config: Config
-    _ready: Callable[[], bool]
-    app: Klein = field(factory=_klein, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        route = self.app.route
-        route("/webapi/v1/login", methods=["POST"])(self.login)
-        route("/webapi/v1/devconf_fx/devices/<user_unid>/register", methods=["POST"])(self.register)
-        route("/webapi/v1/devconf_fx/users/<user_unid>/ws_url", methods=["GET"])(self.ws_url)
-        route("/healthz", methods=["GET"])(self.healthz)
-        route("/readyz", methods=["GET"])(self.readyz)
-        route("/", methods=["GET"])(self.index)
-        for kind, handler in (
-            (CommandFailed, self._failed),
-            (HTTPException, self._not_found),
-            (Exception, self._broken),
-        ):
-            self.app.handle_errors(kind)(handler)  # type: ignore[arg-type]
-
-    def _failed(self, request: Request, failure: Failure) -> bytes:
-        return render(request, failure.value)
-
-    def _not_found(self, request: Request, _failure: Failure) -> bytes:
-        if request.path.startswith((b"/webapi/", b"/wsapi/")):
-            return render(request, CommandFailed(Ecode.UNKNOWN_COMMAND, "there is no such address or method here"))
-        request.setResponseCode(404)
-        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        return b"There is nothing here.\n"
-
-    def _broken(self, request: Request, failure: Failure) -> bytes:
-        _log.failure("{method} {path} failed", failure, method=request.method, path=request.path[:200])
-        return render(request, None)
-
-    def login(self, request: Request) -> Deferred[bytes]:
-        """``POST /webapi/v1/login``."""
-        return Deferred.fromCoroutine(self._login(request))
-
-    async def _login(self, request: Request) -> bytes:
-        body = _body(request, self._config.limits.login_message_max)
-        if wire.convert(body, _LoginKind, "$").user_type == "user":
-            user = wire.convert(body, LoginUser, "$")
-            return render(request, await self._auth.login_user(user.user_name, user.password))
-        device = wire.convert(body, LoginDevice, "$")
-        key = None if isinstance(device.dev_key, UnsetType) else device.dev_key
-        address = peer_address(request, self._config.trusted_proxies)
-        return render(request, await self._auth.login_device(device.dev_refid, key, address))
-
-    def register(self, request: Request, user_unid: str) -> Deferred[bytes]:
-        """``POST /webapi/v1/devconf_fx/devices/<user_unid>/register``."""
-        return Deferred.fromCoroutine(self._register(request, user_unid))
-
-    async def _register(self, request: Request, user_unid: str) -> bytes:
-        identity = await self._auth.identify(bearer(request))
-        if identity.role is not Role.DEVICE or identity.unid != user_unid:
-            raise CommandFailed(Ecode.FORBIDDEN, "a device registers itself, and nobody else does")
-        body = wire.convert(_body(request, REGISTER_MAX), Register, "$")
-        await self._store.run(_describe, identity, body)
-        return render(request, {})
-
-    def ws_url(self, request: Request, user_unid: str) -> Deferred[bytes]:
-        """``GET /webapi/v1/devconf_fx/users/<user_unid>/ws_url?type=devconf_fx``."""
-        return Deferred.fromCoroutine(self._ws_url(request, user_unid))
-
-    async def _ws_url(self, request: Request, user_unid: str) -> bytes:
-        identity = await self._auth.identify(bearer(request))
-        if request.args.get(b"type") != [b"devconf_fx"]:
-            raise CommandFailed(Ecode.BAD_FIELD, "$.type must be devconf_fx (in the query)")
-        if identity.unid != user_unid:
-            raise CommandFailed(Ecode.FORBIDDEN, "this is another user's address")
-        base = self._base(request)
-        ticket = await self._auth.ticket(identity)
-        return render(request, {"ws_url": f"{base}/wsapi/v1/devconf_fx/{ticket}"})
-
-    def _base(self, request: Request) -> str:
-        if self._config.public_url is not None:
-            return "ws" + self._config.public_url.removeprefix("http")
-        host = header(request, b"host")
-        if not self._is_known(host):
-            raise CommandFailed(
-                Ecode.BAD_FIELD,
-                f"the Host header {host[:200]!r} is not known here; add it to allowed_hosts, or set public_url",
-            )
-        return f"{'wss' if request.isSecure() else 'ws'}://{host}"
-
-    def _is_known(self, host: str) -> bool:
-        match = _HOST.match(host)
-        if match is None:
-            return False
-        name = match["name"].lower()
-        try:
-            return ip_address(match["v6"] or name).version == (6 if match["v6"] else 4)
-        except ValueError:
-            return name == "localhost" or name in self._config.allowed_hosts
-
-    def healthz(self, request: Request) -> bytes:
-        """``GET /healthz``: the process lives."""
-        return _text(request, "ok")
-
-    def readyz(self, request: Request) -> bytes:
-        """``GET /readyz``: commands are taken."""
-        if not self._ready():
-            request.setResponseCode(503)
-            return _text(request, "not ready")
-        return _text(request, "ok")
-
-    def index(self, request: Request) -> bytes:
-        """``GET /``: what this is."""
-        return _text(
-            request,
-            f"devconf {devconf.__version__}: the configuration service of a video-analysis platform.\n"
-            "Log in with POST /webapi/v1/login, and connect to the WebSocket that ws_url tells.",
-        )
+def _failed(request: Request, failure: Failure) -> bytes:
+    return render(request, failure.value)
 
 
-def _text(request: Request, text: str) -> bytes:
+def _not_found(request: Request, _failure: Failure) -> bytes:
+    if request.path.startswith((b"/webapi/", b"/wsapi/")):
+        return render(request, CommandFailed(Ecode.UNKNOWN_COMMAND, "there is no such address or method here"))
+    request.setResponseCode(404)
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-    return text.encode() + b"\n"
+    return b"There is nothing here.\n"
 
 
-def _body(request: Request, limit: int) -> dict[str, Any]:
-    content = b"" if request.content is None else request.content.read()
-    if len(content) > limit:
-        raise CommandFailed(Ecode.TOO_LARGE, f"the body is larger than {limit} bytes")
-    return wire.decode_object(content)
-
-
-def _describe(connection: Any, identity: Identity, body: Register) -> None:
-    algos = None if isinstance(body.algos, UnsetType) else body.algos
-    devices.describe(connection, identity.unid, body.dev_refid, body.dev_type[:256], body.dev_name[:256], algos)
-    if not isinstance(body.tasks, UnsetType):
-        has = {OrderKey(identity.unid, item.task_id, item.subtask_id): item.rev for item in body.tasks}
-        answers.reconcile(connection, identity.unid, has)
+def _broken(request: Request, failure: Failure) -> bytes:
+    _log.failure("{method} {path} failed", failure, method=request.method, path=request.path[:200])
+    return render(request, None)
 
 
 class Root(Resource):
     """Everything of ours below one resource, which an existing site may hold."""
 
-    def __init__(self, ways_in: WaysIn, upgrade: IResource) -> None:
+    def __init__(self, app: Klein, upgrade: IResource) -> None:
         super().__init__()
-        self._rest = ways_in.app.resource()
+        self._rest = app.resource()
         self.putChild(b"wsapi", upgrade)
 
     def getChild(self, path: bytes, request: Request) -> IResource:
@@ -264,19 +101,69 @@ class BoundedRequest(Request):
             super().process()
 
 
+class Channel(HTTPChannel):
+    """An HTTP connection, counted by its address until it has shown a ticket or token.
+
+    :ivar stranger: the address it is counted under.
+    """
+
+    site: Any
+    stranger: str | None = None
+
+    def known(self) -> None:
+        """Count it no longer."""
+        if self.stranger is not None:
+            self.site.forget(self.stranger)
+            self.stranger = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See ``IProtocol``."""
+        self.known()
+        super().connectionLost(reason)
+
+
 class BoundedSite(Site):
-    """Our own site: bounded in the size of bodies, and in the time an idle connection stays.
+    """Our own site: bounded in the size of bodies, in idle time, and in connections from one address.
 
     :ivar body_max: bytes.
     """
 
     requestFactory = BoundedRequest
+    protocol: Any = Channel
 
-    def __init__(self, root: IResource, reactor: Any, body_max: int) -> None:
+    def __init__(
+        self, root: IResource, reactor: Any, body_max: int, strangers_max: int, proxies: tuple[Network, ...]
+    ) -> None:
+        """Take the root.
+
+        :param strangers_max: connections from one address that have not shown a ticket or token.
+        :param proxies: networks that are not counted: whoever comes through them has another address.
+        """
         super().__init__(root, reactor=reactor, timeout=15)
         self.body_max = body_max
         self.displayTracebacks = False
         self.noisy = False
+        self._strangers_max = strangers_max
+        self._proxies = proxies
+        self._strangers: Counter[str] = Counter()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """See ``IProtocolFactory``; None closes the connection."""
+        host: str | None = getattr(addr, "host", None)
+        if host is None or is_among(host, self._proxies):
+            return super().buildProtocol(addr)
+        if self._strangers[host] >= self._strangers_max:
+            return None
+        channel: Any = super().buildProtocol(addr)
+        channel.stranger = host
+        self._strangers[host] += 1
+        return channel
+
+    def forget(self, address: str) -> None:
+        """Note that one of the connections from ``address`` is counted no longer."""
+        self._strangers[address] -= 1
+        if not self._strangers[address]:
+            del self._strangers[address]
 
     def log(self, request: Any) -> None:
         """Write no access log: probes and logins of thousands of devices would drown the rest."""

@@ -17,7 +17,7 @@ from devconf.devices.protocol import DeviceFactory
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 from devconf.operators.protocol import OperatorFactory
-from devconf.web.answers import bearer, peer_address, respond
+from devconf.web.answers import bearer, let_in, peer_address, respond
 
 _log = Logger()
 
@@ -83,6 +83,7 @@ class Upgrade(Resource):
 def hand_over(request: Request, protocol: Any) -> None:
     """Give the connection of ``request`` to ``protocol``, and let the HTTP channel go."""
     channel = request.channel
+    let_in(request)
     transport: Any = channel.transport
     channel.transport = None
     # The channel is the transport's producer until now; the protocol is to be.

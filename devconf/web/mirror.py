@@ -1,0 +1,104 @@
+"""Commands over HTTP, by the same registry as over WebSocket (``docs/protocol.md`` §5), and the backup (§1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import Request
+from twisted.web.static import File
+
+from devconf import wire
+from devconf.auth import Auth
+from devconf.commands.registry import Registry
+from devconf.errors import CommandFailed, Ecode
+from devconf.model import Identity, Role
+from devconf.web.answers import body_of, identified, render
+
+if TYPE_CHECKING:
+    from klein import Klein
+
+
+@define
+class Mirror:
+    """The handlers.
+
+    :ivar _ready: whether commands are taken.
+    :ivar _body_max: bytes of a request's body.
+    :ivar _copy: fires with the path of a new copy of the database, which is the caller's to remove.
+    """
+
+    _log = Logger()
+
+    _auth: Auth
+    _registry: Registry
+    _ready: Callable[[], bool]
+    _body_max: int
+    _copy: Callable[[], Deferred[Path]]
+
+    def add_to(self, app: Klein) -> None:
+        """Let ``app`` have the addresses of §5."""
+        app.route("/webapi/v1/backup", methods=["GET"])(self.backup)
+        for method in ("GET", "POST", "PUT", "DELETE"):
+            app.route("/webapi/v1/devconf_fx/<path:resource>", methods=[method])(self.command)
+
+    def command(self, request: Request, resource: str) -> Deferred[bytes]:
+        """Any command of §4."""
+        lost: list[Failure] = []
+        request.notifyFinish().addErrback(lost.append)
+        # Klein cancels what it waits for when the client goes away; a command that has begun goes on.
+        answer: Deferred[bytes] = Deferred()
+        Deferred.fromCoroutine(self._command(request, resource, lost)).addCallbacks(answer.callback, answer.errback)
+        return answer
+
+    async def _command(self, request: Request, resource: str, lost: list[Failure]) -> bytes:
+        identity = await self._identified(request)
+        method = request.method.decode("ascii").lower()
+        params = body_of(request, self._body_max, may_be_empty=True)
+        asked = _query(request) if method in ("get", "delete") else {}
+        response = await self._registry.handle(
+            wire.Request(f"{method} {wire.PREFIX}{resource}", params={**asked, **params}),
+            identity,
+            _no_progress,
+            lambda: bool(lost),
+            text=bool(asked),
+        )
+        return render(request, response)
+
+    async def _identified(self, request: Request) -> Identity:
+        if not self._ready():
+            raise CommandFailed(Ecode.STOPPING, "the server is starting or stopping; try again later")
+        return await identified(self._auth, request)
+
+    def backup(self, request: Request) -> Deferred[IResource]:
+        """``GET /webapi/v1/backup``: a copy of the database."""
+        return Deferred.fromCoroutine(self._backup(request))
+
+    async def _backup(self, request: Request) -> IResource:
+        identity = await self._identified(request)
+        if identity.role < Role.ADMIN:
+            raise CommandFailed(Ecode.FORBIDDEN, f"this takes the role admin; yours is {identity.role.title}")
+        over: Deferred[Any] = request.notifyFinish()
+        path = await self._copy()
+        over.addBoth(lambda _: path.unlink())
+        self._log.info("{user} takes a backup of {size} bytes", user=identity.name, size=path.stat().st_size)
+        request.setHeader(b"cache-control", b"no-store")
+        return File(str(path), defaultType="application/vnd.sqlite3")
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    """There is none over HTTP."""
+
+
+def _query(request: Request) -> dict[str, str]:
+    """Return the params in the query; of one that is repeated the last counts."""
+    try:
+        return {name.decode(): values[-1].decode() for name, values in (request.args or {}).items()}
+    except UnicodeDecodeError:
+        raise CommandFailed(Ecode.NOT_AN_OBJECT, "the query is not UTF-8") from None

@@ -2,12 +2,13 @@
 #
 #   make run    a server, a few devices, and the main job at work
 #   make test   lint, types, all tests
+#   make docs   docs/configuration.md anew, from devconf/config.py
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
@@ -16,9 +17,12 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-for-tests
-	$(BIN)/ruff check devconf twisted tests
-	$(BIN)/ruff format --check devconf twisted tests
-	$(BIN)/mypy devconf twisted/plugins tests
+	$(BIN)/ruff check devconf twisted tests docs/make_configuration.py
+	$(BIN)/ruff format --check devconf twisted tests docs/make_configuration.py
+	$(BIN)/mypy devconf twisted/plugins tests docs/make_configuration.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_configuration.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

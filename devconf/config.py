@@ -30,22 +30,31 @@ _MIB = 1024 * 1024
 class Limits:
     """What is bounded, and where (``docs/protocol.md`` §7): the table ``[limits]``.
 
-    :ivar store_conf_max: the largest content of a storage configuration, in bytes; default 1048576 (1 MiB), at most
-        64 MiB.
-    :ivar device_message_max: the largest message from a device, in bytes; default 262144 (256 KiB), at most 64 MiB.
-    :ivar login_message_max: the largest message from a peer that has not logged in, in bytes; default 4096 (4 KiB),
-        at most 1 MiB.
-    :ivar requests_per_connection: requests of one connection that may be in flight; default 256, at most 65536.
-    :ivar outstanding_per_device: messages to one device that may wait for its answer; default 8, at most 1024.
-    :ivar waiting_per_lock: commands that may wait for another that changes the same thing; default 32, at most
-        65536.
-    :ivar unread_bytes: what may wait to be read by a slow peer, in bytes; default 4194304 (4 MiB), at most 1 GiB.
-    :ivar unread_messages: messages that may wait to be read by a slow peer; default 1000, at most 1000000.
-    :ivar connections: connections in all; default 100000, at most 1000000.
-    :ivar connections_per_address_before_login: connections from one address that have not logged in; default 20, at
-        most 1000000.
-    :ivar history_days: how long the history of commands is kept, in days; default 90, at most 36500.
-    :ivar history_commands: how many commands the history keeps; default 1000000, at most 1000000000.
+    :ivar store_conf_max: The largest content of a storage configuration, in bytes, before it is encoded in base64. A
+        larger one is answered ``1004000004``. A message or HTTP body from an operator may be a third larger, for
+        base64, and 64 KiB more; beyond that the WebSocket is closed (1009), and HTTP answers ``1004130001``.
+    :ivar device_message_max: The largest message from a device, in bytes. The WebSocket of a device that sends a larger
+        one is closed (1009). It does not bound what is sent to devices.
+    :ivar login_message_max: The largest body of a login, in bytes. A larger one is answered ``1004130001``. A name and
+        a password, or a key, have to fit in.
+    :ivar requests_per_connection: How many requests of one connection may be in flight. One more is answered
+        ``1004290001``.
+    :ivar outstanding_per_device: How many messages to one device may wait for its answer. Further ones wait in the
+        database, and of those for the same task only the newest is sent. A device that has never sent a ``req_id`` back
+        gets one at a time, whatever stands here.
+    :ivar waiting_per_lock: How many commands may wait for another that changes the same task or storage configuration.
+        One more is answered ``1004290001``.
+    :ivar unread_bytes: How much may wait here for a peer that does not read what it is sent, in bytes. A peer that
+        falls further behind is cut off; a device gets what it missed when it connects again.
+    :ivar unread_messages: The same as ``unread_bytes``, in messages. Whichever bound is reached first counts.
+    :ivar connections: How many WebSocket connections there may be in all. A further handshake ends with HTTP 503. The
+        process needs an open file for each, and some more: see ``LimitNOFILE`` in ``etc/devconf.service``.
+    :ivar connections_per_address_before_login: How many connections of one address may be open that have not shown a
+        ticket or token. Further ones are closed at once. Connections from ``trusted_proxies`` are not counted: the
+        proxy has to bound its clients itself. Raise it where many devices come from behind one address.
+    :ivar history_days: How long the history of commands is kept, in days. Once an hour, what is older is removed.
+    :ivar history_commands: How many commands the history keeps. Once an hour, the oldest beyond that are removed.
+        Whichever of this and ``history_days`` is reached first counts.
     """
 
     store_conf_max: Annotated[int, Meta(ge=1, le=64 * _MIB)] = _MIB
@@ -71,20 +80,47 @@ class Limits:
 class Config:
     """How a server is to run. The defaults are those of a first try on one's own machine.
 
-    :ivar listen: where to listen, as endpoints of Twisted (``tcp``, ``tcp6``, ``unix``, ``ssl``, ``tls``,
-        ``systemd``, ``haproxy``), at least one; default ``["tcp:8080:interface=127.0.0.1"]``.
-    :ivar public_url: the address under which clients and devices reach the server, ``http://`` or ``https://`` and a
-        host, kept without a slash at the end; default none: the host that a request came to.
-    :ivar database: the database as a URL of SQLAlchemy, in this version a file of SQLite; a relative path starts at
-        the server's working directory; default ``sqlite:///devconf.sqlite``.
-    :ivar device_timeout: how long a command waits for a device's answer, in seconds (the time that a long message
-        takes is added to it); default 10.0, at most 3600.
-    :ivar legacy_device_networks: the networks from which old devices may log in without a key; default none.
-    :ivar trusted_proxies: the networks of proxies whose ``X-Forwarded-For`` is believed; default none.
-    :ivar allowed_hosts: the host names, in lower case and without a port, that may stand in an address made from a
-        request's ``Host`` when there is no ``public_url``; default none.
-    :ivar tolerated_params: unknown fields that pass in the ``params`` of a request, for old pages; default none.
-    :ivar limits: see :class:`Limits`.
+    ``docs/configuration.md`` is made from these two texts, and from the types and defaults below them: ``make docs``.
+
+    :ivar listen: Where to listen: one or more endpoints, as Twisted writes them. HTTP and WebSocket come in on each,
+        and each serves the same. ``tcp:8080`` is port 8080 on every IPv4 address of the machine,
+        ``tcp:8080:interface=127.0.0.1`` for programs of this machine only, and ``tcp6:8080`` on every address.
+        ``unix:/run/devconf/http.sock:mode=660`` is a socket in the file system.
+        ``ssl:8443:privateKey=/etc/devconf/key.pem:certKey=/etc/devconf/cert.pem`` is TLS without a proxy. ``systemd``,
+        ``haproxy`` and ``tls`` are taken as well. What cannot be listened on ends the start.
+        Example: ``listen = ["tcp:8080:interface=127.0.0.1", "tcp:8080:interface=192.168.1.2"]``
+    :ivar public_url: The address under which clients and devices reach the server: ``http://`` or ``https://`` and a
+        host, perhaps with a port, and no path. It is what ``ws_url`` tells them to connect to, with ``ws://`` or
+        ``wss://`` instead. Set it behind a proxy. Without it they are sent to the host that their request came to, if
+        that is a literal address, ``localhost``, or in ``allowed_hosts``.
+        Example: ``public_url = "https://devconf.example.com"``
+    :ivar database: Where the data is: a URL of SQLAlchemy, and in this version the file of an SQLite database. Four
+        slashes begin an absolute path; a relative one starts at the server's working directory. The file is made if it
+        is not there; its folder must exist, on a local disk, and the server must be able to write to it. Beside the
+        file there are others with the same name and ``-wal``, ``-shm`` and ``.lock`` after it. One server at a time can
+        use it.
+        Example: ``database = "sqlite:////var/lib/devconf/devconf.sqlite"``
+    :ivar device_timeout: How long a command waits for the answer of a device, in seconds. For each 64 KiB of the
+        message a second is added. A device that has not answered by then counts as silent: the command ends without
+        it, and what the device should have is sent again.
+        Example: ``device_timeout = 5``
+    :ivar legacy_device_networks: The networks from which old devices may log in without a key: addresses, perhaps with
+        a prefix. There too a device needs its key unless its record says ``key_required: false``, and always once it
+        has used it. Anybody in these networks who knows the ``dev_refid`` of such a device can pass for it.
+        Example: ``legacy_device_networks = ["192.168.1.0/24", "fd00::/8"]``
+    :ivar trusted_proxies: The networks of the proxies in front of the server. Of a connection from there,
+        ``X-Forwarded-For`` is believed: the client's address is the last one in it that is not in these networks. From
+        everywhere else that header is ignored. On a ``unix`` socket there is no address, so it is ignored there too.
+        Example: ``trusted_proxies = ["127.0.0.1"]``
+    :ivar allowed_hosts: The host names under which the server may tell a client to connect when there is no
+        ``public_url``. They are written without a port, and upper and lower case are the same. A ``ws_url`` that is
+        asked for under another name is answered ``1004000002``.
+        Example: ``allowed_hosts = ["devconf.example.com", "devconf"]``
+    :ivar tolerated_params: Fields that pass in the ``params`` of a request although no command knows them, for pages
+        that are older than this server. They are ignored, with a line in the log. Any other unknown field is answered
+        ``1004000002``.
+        Example: ``tolerated_params = ["page_id"]``
+    :ivar limits: See :class:`Limits`.
     """
 
     listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 if TYPE_CHECKING:
     from devconf.testing import MemoryServer
+    from tests.running import Start
 
 #: How long an asynchronous test may take, in seconds, unless it is marked with ``@pytest.mark.limit(seconds)``.
 LIMIT = 30.0
@@ -167,3 +168,11 @@ def server(tmp_path: Path) -> Iterator[MemoryServer]:
     yield server
     server.stop()
     assert server.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts services with settings on ports of their own; they are stopped after the test."""
+    from tests.running import starting
+
+    yield from starting(tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from attrs import define
 from twisted.application.service import MultiService
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime
@@ -37,6 +39,8 @@ from devconf.devices.hub import Hub
 from devconf.devices.protocol import DeviceFactory
 from devconf.errors import CommandFailed, Ecode, StartupError
 from devconf.events import Events
+from devconf.model import Identity
+from devconf.operators.host import HOST, HostRequests, not_running
 from devconf.operators.protocol import OperatorFactory
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
@@ -52,6 +56,10 @@ BACKLOG = 4096
 PRUNE_EVERY = 3600.0
 #: Seconds that a stopping server waits for its connections to close.
 STOP_WITHIN = 5.0
+
+# Alembic's context is one for the whole process: services that open at the same time would migrate each other's
+# databases.
+_opening = DeferredLock()
 
 
 @define
@@ -81,11 +89,12 @@ class DevconfService(MultiService):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, config: Config, seams: Seams | None = None, *, now: Now | None = None) -> None:
+    def __init__(self, reactor: Any, config: Config, seams: Seams | None = None, *, now: Now = time.time) -> None:
         """Wire everything; nothing is opened or listened on before ``startService``.
 
         :param reactor: any; it has to be able to call from threads.
-        :param now: the wall clock.
+        :param config: of one made in code, ``listen`` may be empty, and ``public_url`` may have a path.
+        :param now: the wall clock. It is not taken from the reactor, whose time may be monotonic.
         """
         super().__init__()
         self._reactor = reactor
@@ -94,11 +103,12 @@ class DevconfService(MultiService):
         self._running = False
         self._ports: list[IListeningPort] = []
         self._starting: Deferred[Any] = defer.succeed(None)
-        self._failed: Deferred[NoReturn] = Deferred()
+        self._ended = False
+        self._failure: Failure | None = None
+        self._await_ready: list[Deferred[Any]] = []
+        self._await_failure: list[Deferred[Any]] = []
         self._pruning = LoopingCall(self._prune)
         if seams is None:
-            if now is None:
-                raise TypeError("a wall clock is needed: now=time.time")
             seams = Seams(reactor, now, Random(), ThreadRunner(reactor), ThreadedPasswords(reactor), self._in_thread)
         self._seams = seams
         self._pruning.clock = seams.clock
@@ -128,6 +138,7 @@ class DevconfService(MultiService):
             SubscriptionCommands(),
         ):
             self.registry.include(subject)
+        self._host_requests = HostRequests(self.registry)
         self.operators = OperatorFactory(clock, limits, self.registry, self.sessions, self.events)
         self.devices = DeviceFactory(clock, limits, self.hub, self.sessions)
         upgrade = Upgrade(self.auth, self.operators, self.devices, config.trusted_proxies, self._may_connect)
@@ -144,17 +155,32 @@ class DevconfService(MultiService):
     # -- starting and stopping
 
     def startService(self) -> None:
-        """Open the store, settle what a crash has left, and then listen. See :meth:`when_ready`."""
+        """Open the store, settle what a crash has left, and then listen. See :meth:`when_ready`.
+
+        A service starts once: after ``stopService``, or a start that failed, it fails to.
+        """
         super().startService()
-        self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._fail)
+        self._starting = Deferred.fromCoroutine(self._start_or_release())
+
+    async def _start_or_release(self) -> None:
+        try:
+            if self._ended:
+                raise StartupError("this DevconfService has ended; make a new one to start again")
+            await self._start()
+        except Exception:
+            failure = Failure()
+            # The host goes on without us: what was opened before it failed is let go of.
+            await self._release()
+            self._fail(failure)
 
     async def _start(self) -> None:
-        await self.store.open()
+        await _opening.run(self.store.open)
         self.store.when_broken().addErrback(self._fail)
         recovered = await self.machine.recover()
         if recovered:
             self._log.info("settled {count} commands that were under way when the server ended", count=recovered)
+        if self._ended:
+            return
         self._running = True
         limits = self._config.limits
         site = BoundedSite(
@@ -168,6 +194,8 @@ class DevconfService(MultiService):
             self._ports.append(await self._listen(description, site))
         self._pruning.start(PRUNE_EVERY, now=False)
         self._log.info("ready")
+        while self._await_ready:
+            self._await_ready.pop(0).callback(None)
 
     async def _listen(self, description: str, site: BoundedSite) -> IListeningPort:
         try:
@@ -178,8 +206,14 @@ class DevconfService(MultiService):
 
     def _fail(self, failure: Failure) -> None:
         self._running = False
-        if not self._failed.called:
-            self._failed.errback(failure)
+        observers = [*self._await_ready, *self._await_failure]
+        self._await_ready, self._await_failure, self._failure = [], [], failure
+        for observer in observers:
+            observer.errback(failure)
+        if not observers and failure.check(StartupError):
+            self._log.critical("devconf cannot start: {error}", error=str(failure.value))
+        elif not observers:
+            self._log.failure("devconf cannot go on", failure)
 
     @property
     def ready(self) -> bool:
@@ -187,26 +221,47 @@ class DevconfService(MultiService):
         return self._running
 
     def when_ready(self) -> Deferred[None]:
-        """Fire once commands are taken; of a start that failed, :meth:`when_failed` tells."""
-        ready: Deferred[None] = Deferred()
-        self._starting.addCallback(lambda _: ready.callback(None) if self._running else None)
-        return ready
+        """Wait until commands are taken; may be called before ``startService``.
+
+        :returns: fires with None; fails as :meth:`when_failed` does, and with ``StartupError`` if the service is
+            stopped before.
+        """
+        if self._running and self._starting.called:
+            return defer.succeed(None)
+        return self._failed_or(self._await_ready)
 
     def when_failed(self) -> Deferred[NoReturn]:
-        """Fail with what has made the server unable to start (``StartupError``), or to go on; never fires else."""
-        return self._failed
+        """Wait for a failure. If nobody does, it is logged.
+
+        :returns: fails with what has made the service unable to start (``StartupError``), or to go on; never fires.
+            One that could not start has let go of all it had; one that cannot go on has to be stopped.
+        """
+        return self._failed_or(self._await_failure)
+
+    def _failed_or(self, observers: list[Deferred[Any]]) -> Deferred[Any]:
+        if self._failure is not None:
+            return defer.fail(self._failure)
+        observer: Deferred[Any] = Deferred()
+        observers.append(observer)
+        return observer
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, close all connections (1001), and then the store; fires when all is done."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._running = False
+        self._running, self._ended = False, True
         await self._starting
+        await defer.maybeDeferred(MultiService.stopService, self)
+        await self._release()
+        while self._await_ready:
+            self._await_ready.pop().errback(StartupError("the service was stopped before it was ready"))
+
+    async def _release(self) -> None:
+        self._running, self._ended = False, True
         for port in self._ports:
             await defer.maybeDeferred(port.stopListening)
         self._ports.clear()
-        await defer.maybeDeferred(MultiService.stopService, self)
         if self._pruning.running:
             self._pruning.stop()
         self.locks.stop()
@@ -221,6 +276,7 @@ class DevconfService(MultiService):
         if self._pool is not None:
             self._pool.stop()
             self._pool = None
+        self._host_requests.stop()
 
     async def _until_closed(self) -> None:
         deadline = self._seams.clock.seconds() + STOP_WITHIN
@@ -228,6 +284,31 @@ class DevconfService(MultiService):
             waited: Deferred[None] = Deferred()
             self._seams.clock.callLater(0.05, waited.callback, None)
             await waited
+
+    # -- in the host's own code
+
+    def request(
+        self,
+        command: str,
+        params: dict[str, Any] | None = None,
+        *,
+        identity: Identity = HOST,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Deferred[dict[str, Any]]:
+        """Run a command of §4 without a connection: the same checks, locks and history as on one.
+
+        :param command: ``<method> <resource>``, such as ``get tasks``.
+        :param params: what JSON can say.
+        :param identity: who asks. Its role counts, and the history shows its ``unid`` and ``name``; they need not be
+            those of an account.
+        :param progress: called with how much is done, and of how much, whenever that changes.
+        :returns: fires with the response but for ``command``, whatever its ``ecode`` is; never fails. When the service
+            stops before there is one, that is ``STOPPING``. Cancelling it ends the waiting, not the command.
+        :raises TypeError: ``params`` is nothing that JSON can say.
+        """
+        if not self._running:
+            return defer.succeed(not_running("the server is not running; ask again when it is"))
+        return self._host_requests.ask(command, params or {}, identity, progress)
 
     # -- what the parts need of the whole
 

@@ -49,7 +49,8 @@ def _failed(request: Request, failure: Failure) -> bytes:
 
 
 def _not_found(request: Request, _failure: Failure) -> bytes:
-    if request.path.startswith((b"/webapi/", b"/wsapi/")):
+    # Not by the whole path: in the site of a host it begins with where the host has put us.
+    if (request.postpath or [b""])[0] in (b"webapi", b"wsapi"):
         return render(request, CommandFailed(Ecode.UNKNOWN_COMMAND, "there is no such address or method here"))
     request.setResponseCode(404)
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
@@ -74,6 +75,11 @@ class Root(Resource):
         # What the site has taken from the path is put back: Klein's routes name the whole of it.
         request.prepath, request.postpath = (request.prepath or [])[:-1], [path, *(request.postpath or [])]
         return self._rest
+
+    def render(self, request: Request) -> Any:
+        """See ``IResource``: our own address without a slash at its end."""
+        request.postpath = [b""]
+        return self._rest.render(request)
 
 
 class BoundedRequest(Request):

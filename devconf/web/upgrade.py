@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
@@ -57,6 +58,9 @@ class Upgrade(Resource):
         path = [part.decode("latin-1") for part in request.postpath or []]
         if path[:2] != ["v1", "devconf_fx"]:
             raise CommandFailed(Ecode.UNKNOWN_COMMAND, "there is nothing here; see /wsapi/v1/devconf_fx")
+        # The site of a host may speak HTTP/2, whose streams cannot be handed over.
+        if not isinstance(request.channel, HTTPChannel):
+            raise CommandFailed(Ecode.UNKNOWN_COMMAND, "a WebSocket begins with HTTP/1.1; connect with that")
         self._may_connect()
         ticket = [part for part in path[2:] if part]
         if len(ticket) == 1:

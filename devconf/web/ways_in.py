@@ -165,14 +165,16 @@ class WaysIn:
 
     def _base(self, request: Request) -> str:
         if self._config.public_url is not None:
-            return "ws" + self._config.public_url.removeprefix("http")
+            return "ws" + self._config.public_url.removeprefix("http").rstrip("/")
         host = header(request, b"host")
         if not self._is_known(host):
             raise CommandFailed(
                 Ecode.BAD_FIELD,
                 f"the Host header {host[:200]!r} is not known here; add it to allowed_hosts, or set public_url",
             )
-        return f"{'wss' if request.isSecure() else 'ws'}://{host}"
+        # In the site of a host we may be below a path of its own.
+        prefix = request.path.decode("ascii", "replace").rpartition("/webapi/v1/")[0]
+        return f"{'wss' if request.isSecure() else 'ws'}://{host}{prefix}"
 
     def _is_known(self, host: str) -> bool:
         match = _HOST.match(host)

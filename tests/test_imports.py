@@ -140,7 +140,17 @@ def test_the_wall_clock_is_passed_in() -> None:
         wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
         if reads & wall:
             users.append(name)
-    assert [name for name in users if part(name) not in OWN_PROCESS] == []
+    assert [name for name in users if part(name) not in OWN_PROCESS] == ["devconf.service"]
+
+
+def test_the_service_has_the_wall_clock_as_a_default_and_nothing_else() -> None:
+    """So that ``DevconfService(reactor, config)`` is all a host writes; tests and simulations pass another."""
+    tree = TREES["devconf.service"]
+    defaults = [node for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in each.args.kw_defaults]
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.time"]
+    assert len(reads) == 1
+    assert reads[0] in defaults
+    assert ("time", "time") not in imports("devconf.service")
 
 
 GUEST = """

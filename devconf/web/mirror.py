@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -23,6 +23,8 @@ from devconf.web.answers import body_of, identified, render
 
 if TYPE_CHECKING:
     from klein import Klein
+
+T = TypeVar("T")
 
 
 @define
@@ -52,10 +54,7 @@ class Mirror:
         """Any command of §4."""
         lost: list[Failure] = []
         request.notifyFinish().addErrback(lost.append)
-        # Klein cancels what it waits for when the client goes away; a command that has begun goes on.
-        answer: Deferred[bytes] = Deferred()
-        Deferred.fromCoroutine(self._command(request, resource, lost)).addCallbacks(answer.callback, answer.errback)
-        return answer
+        return _to_the_end(self._command(request, resource, lost))
 
     async def _command(self, request: Request, resource: str, lost: list[Failure]) -> bytes:
         identity = await self._identified(request)
@@ -78,18 +77,29 @@ class Mirror:
 
     def backup(self, request: Request) -> Deferred[IResource]:
         """``GET /webapi/v1/backup``: a copy of the database."""
-        return Deferred.fromCoroutine(self._backup(request))
+        over: Deferred[Any] = request.notifyFinish()
+        over.addErrback(lambda _: None)
+        return _to_the_end(self._backup(request, over))
 
-    async def _backup(self, request: Request) -> IResource:
+    async def _backup(self, request: Request, over: Deferred[Any]) -> IResource:
         identity = await self._identified(request)
         if identity.role < Role.ADMIN:
             raise CommandFailed(Ecode.FORBIDDEN, f"this takes the role admin; yours is {identity.role.title}")
-        over: Deferred[Any] = request.notifyFinish()
         path = await self._copy()
-        over.addBoth(lambda _: path.unlink())
         self._log.info("{user} takes a backup of {size} bytes", user=identity.name, size=path.stat().st_size)
+        over.addCallback(lambda _: path.unlink())
         request.setHeader(b"cache-control", b"no-store")
         return File(str(path), defaultType="application/vnd.sqlite3")
+
+
+def _to_the_end(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Return what ``work`` ends with; to cancel that does not cancel ``work``.
+
+    Klein cancels what it waits for when the client goes away. A command that has begun goes on all the same.
+    """
+    outcome: Deferred[T] = Deferred()
+    Deferred.fromCoroutine(work).addCallbacks(outcome.callback, outcome.errback)
+    return outcome
 
 
 def _no_progress(_done: int, _total: int) -> None:

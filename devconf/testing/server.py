@@ -1,14 +1,4 @@
-"""For tests of programs that embed devconf, and for our own: a server in memory, and devices that need no socket.
-
-Time stands still until it is advanced, and nothing runs in a thread::
-
-    server = MemoryServer(folder)
-    device = server.enrol("box-1")
-    device.connect()
-    response = server.call("post tasks", {"name": "gate", "task_type": "pic", "dev_unids": [device.dev_unid]})
-    device.obey()
-    assert server.result(response)["ecode"] == 0
-"""
+"""A whole server in memory: on a clock of its own, in the caller's thread."""
 
 from __future__ import annotations
 
@@ -19,25 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from devconf import wire
 from devconf.clock import Random
 from devconf.config import Config
-from devconf.devices.link import IDeviceTransport, Link
 from devconf.model import Identity, Role
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
 from devconf.store import migrations, writer
+from devconf.testing.device import MemoryDevice
 
 #: When tests take place: seconds since the epoch.
 NOON = 1_750_000_000.0
-
-Key = tuple[str, str]
 
 
 def prepared_database(path: Path) -> Path:
@@ -197,114 +184,3 @@ class MemoryServer:
         stopped.addErrback(failures.append)
         for failure in failures:
             failure.raiseException()
-
-
-@implementer(IDeviceTransport)
-@define(eq=False)
-class MemoryDevice:
-    """A device that behaves as ``docs/protocol.md`` §6 says, when told to.
-
-    :ivar inbox: messages it has been sent and has not answered.
-    :ivar heard: all it was ever sent.
-    :ivar held: what it has, by (task_id, subtask_id): the last params that counted.
-    :ivar revs: the last rev it acted on of each.
-    :ivar closed: code and reason, once the server has closed its connection.
-    """
-
-    server: MemoryServer
-    dev_unid: str
-    dev_refid: str
-    writable: bool = True
-    inbox: list[dict[str, Any]] = field(factory=list)
-    heard: list[dict[str, Any]] = field(factory=list)
-    replies: list[dict[str, Any]] = field(factory=list)
-    held: dict[Key, dict[str, Any]] = field(factory=dict)
-    revs: dict[Key, int] = field(factory=dict)
-    closed: tuple[int, str] | None = None
-    link: Link | None = None
-
-    # -- IDeviceTransport
-
-    def send(self, payload: bytes) -> None:
-        """See :class:`IDeviceTransport`."""
-        message = json.loads(payload)
-        if "params" in message:
-            self.inbox.append(message)
-            self.heard.append(message)
-        else:
-            self.replies.append(message)
-
-    def close(self, code: int, reason: str) -> None:
-        """See :class:`IDeviceTransport`."""
-        self.closed = (code, reason)
-        self.server.clock.callLater(0, self.lose)
-
-    # -- coming and going
-
-    def connect(self) -> None:
-        """Open a connection; a new one replaces the old."""
-        self.closed = None
-        self.inbox.clear()
-        identity = Identity(self.dev_unid, self.dev_refid, Role.DEVICE)
-        self.link = self.server.service.hub.opened(identity, "127.0.0.1", self)
-        self.server.run()
-
-    def lose(self) -> None:
-        """Lose the connection."""
-        link, self.link = self.link, None
-        if link is not None:
-            self.inbox.clear()
-            self.server.service.hub.closed(link)
-            self.server.run()
-
-    def wipe(self) -> None:
-        """Forget everything, as a box that is re-imaged does."""
-        self.held.clear()
-        self.revs.clear()
-
-    # -- answering
-
-    def say(self, message: dict[str, Any] | bytes) -> None:
-        """Send anything."""
-        assert self.link is not None
-        self.link.received(message if isinstance(message, bytes) else json.dumps(message).encode())
-        self.server.run()
-
-    def answer(self, message: dict[str, Any], ecode: int = 0, enote: str = "ok", **more: Any) -> None:
-        """Answer ``message``, without acting on it."""
-        if message in self.inbox:
-            self.inbox.remove(message)
-        self.say({"req_id": message["req_id"], "ecode": ecode, "enote": enote, **more})
-
-    def refuse(self, ecode: int = 7, enote: str = "no") -> None:
-        """Refuse the oldest message."""
-        self.answer(self.inbox[0], ecode, enote)
-
-    def obey(self) -> None:
-        """Act on all messages, also on those that come meanwhile."""
-        while self.inbox:
-            self.act(self.inbox[0])
-
-    def act(self, message: dict[str, Any]) -> None:
-        """Act on ``message`` and answer it."""
-        self.answer(message, **self.do(message))
-
-    def do(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Act on ``message`` and return the answer's fields."""
-        params = message["params"]
-        if message["command"].partition(" ")[2] != wire.PREFIX + "tasks":
-            return {"ecode": 0, "enote": "ok"}
-        key, rev = (params["task_id"], params.get("subtask_id", "")), params["rev"]
-        known = self.revs.get(key, 0)
-        if rev < known:
-            return {"ecode": 1004090008, "enote": "older than mine", "rev": known}
-        if rev > known:
-            kind = message["command"].partition(" ")[0]
-            if kind == "put" and key not in self.held:
-                return {"ecode": 1004040003 if key[1] else 1004040001, "enote": "I do not have that"}
-            self.revs[key] = rev
-            if kind == "delete":
-                self.held.pop(key, None)
-            else:
-                self.held[key] = {**(self.held.get(key, {}) if kind == "put" else {}), **params}
-        return {"ecode": 0, "enote": "ok"}

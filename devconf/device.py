@@ -9,35 +9,37 @@ device -> server  {"req_id", "ecode", "enote", ...}
 
 from __future__ import annotations
 
-import json
-import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, fail, maybeDeferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import Interface
 
 from devconf import wire
-from devconf.client import Client, Disconnected, Message, open_client
-from devconf.dial import CannotConnect, Login, RequestFailed, Server
+from devconf.connection import Client, Disconnected, call, open_client
+from devconf.device_journal import DELETED_KEPT, Journal, Key
 from devconf.errors import CommandFailed, Ecode
+from devconf.staying import Staying
+from devconf.ways_in import TOKEN_ENDED, Login, Message, RequestFailed, Server
 
-#: Seconds: the wait before the n-th new attempt to connect is random, at most BACKOFF * 2**n and at most BACKOFF_MAX.
-BACKOFF = 1.0
-BACKOFF_MAX = 60.0
+__all__ = ["DELETED_KEPT", "Device", "IApplication", "Journal", "Key", "Order", "Refuse"]
+
 #: Seconds that the server may take to answer a request of the device.
 ANSWER_WITHIN = 60.0
+#: Messages that are being answered: what comes beyond them is dropped, and sent again by the server some day.
+BUSY_MAX = 256
+#: Bytes of an answer: by default (§7) the server takes no more of a device, and closes the connection.
+ANSWER_MAX = 262144
+#: Characters of an ``enote``: the server keeps no more.
+ENOTE_MAX = 500
 
-#: ``task_id`` and ``subtask_id`` (None: the task itself).
-Key = tuple[str, str | None]
-
-#: Deleted tasks and subtasks that a journal remembers, the newest: only what is still on its way can name them.
-DELETED_KEPT = 1000
+#: The connection is closed because the device is not, or no longer, authorised (§6).
+_NOT_AUTHORISED = 1008
 
 _KINDS: dict[str, Literal["add", "modify", "delete"]] = {
     f"post {wire.PREFIX}tasks": "add",
@@ -53,9 +55,12 @@ class Refuse(Exception):
 
     :ivar ecode: for the operator; not 0.
     :ivar enote: why, for people.
+    :raises ValueError: the ``ecode`` is 0.
     """
 
     def __init__(self, ecode: int, enote: str) -> None:
+        if ecode == 0:
+            raise ValueError("a refusal needs an ecode that is not 0")
         super().__init__(ecode, enote)
         self.ecode = ecode
         self.enote = enote
@@ -108,87 +113,6 @@ class _Params(msgspec.Struct):
     subtask_id: str | None = None
 
 
-class Journal:
-    """The last ``rev`` acted on for each task and subtask, in a file or, without one, in memory.
-
-    The file is written with each order, through to the disk, in the thread of the caller.
-
-    :param path: the file; what is missing is made.
-    :raises ValueError: the file is damaged.
-    :raises OSError: it cannot be read.
-    """
-
-    def __init__(self, path: str | None = None) -> None:
-        self._path = path
-        self._present: dict[Key, int] = {}
-        self._deleted: dict[Key, int] = {}
-        if path is not None and os.path.exists(path):
-            self._read(path)
-
-    def _read(self, path: str) -> None:
-        with open(path, "rb") as file:
-            content = file.read()
-        try:
-            tables = json.loads(content)
-            self._present, self._deleted = (
-                {(str(item["task_id"]), item.get("subtask_id")): int(item["rev"]) for item in tables[name]}
-                for name in ("tasks", "deleted")
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} is no journal of a device; remove it, and the server sends all again") from None
-
-    def rev(self, key: Key) -> int | None:
-        """Return the last rev acted on, also of what has been deleted since; None: nothing is known of it."""
-        return self._present.get(key, self._deleted.get(key))
-
-    def has(self, key: Key) -> bool:
-        """Tell whether the device has it."""
-        return key in self._present
-
-    def tasks(self) -> list[dict[str, Any]]:
-        """Return what the device has, as the ``tasks`` of ``register`` (§1)."""
-        return _items(self._present)
-
-    def note(self, key: Key, rev: int, *, present: bool) -> None:
-        """Note that an order has been carried out.
-
-        :param present: the device has it now; else it has been deleted.
-        :raises OSError: this could not be written; then it is not noted.
-        """
-        tables = {name: {k: r for k, r in table.items() if k != key} for name, table in self._tables().items()}
-        tables["tasks" if present else "deleted"][key] = rev
-        if len(tables["deleted"]) > DELETED_KEPT:
-            del tables["deleted"][next(iter(tables["deleted"]))]
-        if self._path is not None:
-            _write(self._path, json.dumps({name: _items(table) for name, table in tables.items()}).encode())
-        self._present, self._deleted = tables["tasks"], tables["deleted"]
-
-    def _tables(self) -> dict[str, dict[Key, int]]:
-        return {"tasks": self._present, "deleted": self._deleted}
-
-
-def _items(table: dict[Key, int]) -> list[dict[str, Any]]:
-    return [
-        {"task_id": task_id, "rev": rev} | ({} if subtask_id is None else {"subtask_id": subtask_id})
-        for (task_id, subtask_id), rev in table.items()
-    ]
-
-
-def _write(path: str, content: bytes) -> None:
-    temporary = f"{path}.new"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    # The new name is on the disk only when the folder is.
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _report(what: str) -> None:
     _log.info("{what}", what=what)
 
@@ -220,15 +144,20 @@ class Device:
     _fraction: Callable[[], float] = field(default=random.random, kw_only=True)
     _login: Login | None = field(default=None, init=False)
     _client: Client | None = field(default=None, init=False)
-    _running: Deferred[None] | None = field(default=None, init=False)
-    _stopped: bool = field(default=False, init=False)
+    _staying: Staying | None = field(default=None, init=False)
     _busy: set[Deferred[None]] = field(factory=set, init=False)
-    _turns: dict[Key, DeferredLock] = field(factory=dict, init=False)
+    _turns: dict[Key, _Turn] = field(factory=dict, init=False)
 
     def start(self) -> None:
-        """Connect, and connect again whenever the connection is lost, until :meth:`stop`."""
-        self._stopped = False
-        self._running = Deferred.fromCoroutine(self._run()).addErrback(_trap_cancelled)
+        """Connect, and connect again whenever the connection is lost, until :meth:`stop`. Started already is fine.
+
+        A wrong key is reported, and tried again ever more seldom: it may be put right at the server.
+        """
+        if self._staying is None:
+            if self._journal.trouble:
+                call(self._report, self._journal.trouble)
+            self._staying = Staying(self._reactor, self._fraction, self._connect, self._lost, self._failed)
+            self._staying.start()
 
     def stop(self) -> Deferred[None]:
         """Disconnect. What is being carried out is cancelled: it was not answered, and comes again some day.
@@ -237,10 +166,10 @@ class Device:
         """
 
         async def run() -> None:
-            self._stopped = True
             client, self._client = self._client, None
-            if self._running is not None:
-                self._running.cancel()
+            staying, self._staying = self._staying, None
+            if staying is not None:
+                staying.stop()
             for busy in list(self._busy):
                 busy.cancel()
             if client is not None:
@@ -272,41 +201,32 @@ class Device:
 
     # -- the connection
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                self._client = client = await self._connect()
-                self._report("connected")
-                since = self._reactor.seconds()
-                ending = await client.when_closed()
-                self._client = None
-                self._report(str(ending))
-                # One that is thrown out again and again has to wait longer each time.
-                if self._reactor.seconds() - since >= BACKOFF_MAX:
-                    failures = 0
-            except (CannotConnect, RequestFailed) as failure:
-                # What is cancelled while it connects fails in several ways.
-                if self._stopped:
-                    return
-                self._report(f"cannot connect: {failure}")
-            wait = self._fraction() * min(BACKOFF_MAX, BACKOFF * 2 ** min(failures, 16))
-            failures += 1
-            await deferLater(self._reactor, wait)
+    def _lost(self, ending: Disconnected) -> None:
+        self._client = None
+        for turn in self._turns.values():
+            turn.give_up()
+        if ending.code == _NOT_AUTHORISED:
+            self._login = None
+        call(self._report, str(ending))
+
+    def _failed(self, failure: Exception) -> None:
+        call(self._report, f"cannot connect: {failure}")
 
     async def _connect(self) -> Client:
         server = Server(self._reactor, self._url)
         known = self._login is not None
         try:
-            return await self._enter(server)
+            self._client = await self._enter(server)
         except RequestFailed as failure:
-            if failure.ecode not in (Ecode.BAD_TOKEN, Ecode.TOKEN_EXPIRED):
+            if failure.ecode not in TOKEN_ENDED:
                 raise
             self._login = None
             # A token that was fresh is not better the next time: that has to wait.
             if not known:
                 raise
-        return await self._enter(server)
+            self._client = await self._enter(server)
+        call(self._report, "connected")
+        return self._client
 
     async def _enter(self, server: Server) -> Client:
         if self._login is None:
@@ -322,49 +242,72 @@ class Device:
         }
         if self._algos is not None:
             description["algos"] = self._algos
-        await server.register(self._login, description)
-        return await open_client(self._reactor, await server.ws_url(self._login), self._take)
+        await self._register(server, self._login, description)
+        return await open_client(self._reactor, await server.ws_url(self._login), other=self._take)
+
+    async def _register(self, server: Server, login: Login, description: Message) -> None:
+        try:
+            await server.register(login, description)
+        except RequestFailed as failure:
+            if failure.ecode != Ecode.TOO_LARGE or not description.pop("tasks"):
+                raise
+            call(self._report, f"the server does not take the list of tasks, and goes by the answers: {failure}")
+            await server.register(login, description)
 
     # -- orders
 
     def _take(self, client: Client, message: Message) -> None:
-        if not isinstance(message.get("command"), str) or not isinstance(message.get("params"), dict):
+        if self._staying is None:
+            return
+        command, params = message.get("command"), message.get("params")
+        if not isinstance(command, str) or not isinstance(params, dict):
             _log.debug("a message that asks nothing was dropped, with {fields}", fields=sorted(message))
             return
-        busy = Deferred.fromCoroutine(self._answer(client, message))
+        if len(self._busy) >= BUSY_MAX:
+            _log.warn("{command} was dropped: {count} others are under way", command=command, count=BUSY_MAX)
+            return
+        req_id, kind = message.get("req_id"), _KINDS.get(command)
+        if kind is None:
+            work = self._answer(client, req_id, command, partial(self._call, command, params))
+        else:
+            work = self._take_turn(client, req_id, command, partial(_order, kind, params))
+        busy = Deferred.fromCoroutine(work)
         self._busy.add(busy)
         busy.addErrback(_trap_cancelled).addBoth(lambda _: self._busy.discard(busy))
 
-    async def _answer(self, client: Client, message: Message) -> None:
-        command, params = message["command"], message["params"]
+    async def _answer(self, client: Client, req_id: Any, command: str, work: Callable[[], Awaitable[Message]]) -> None:
         try:
-            if command in _KINDS:
-                answer = await self._carry_out(_order(_KINDS[command], params))
-            else:
-                answer = {"ecode": 0, "enote": "ok"}
-                answer |= await maybeDeferred(self._application.call, command, params) or {}
+            payload = _encode(req_id, await work())
         except (Refuse, CommandFailed) as refusal:
-            answer = {"ecode": refusal.ecode, "enote": refusal.enote}
+            payload = _encode(req_id, {"ecode": refusal.ecode, "enote": refusal.enote})
         except CancelledError:
             raise
         except Exception:
             _log.failure("{command} failed", command=command)
-            answer = {"ecode": Ecode.INTERNAL, "enote": "internal error of the device; see its log"}
+            payload = _encode(req_id, {"ecode": Ecode.INTERNAL, "enote": "internal error of the device; see its log"})
         # On the connection that it came on: on another it would answer nothing.
-        client.send({"req_id": message.get("req_id"), **answer})
+        client.send(payload)
 
-    async def _carry_out(self, order: Order) -> Message:
-        key = (order.task_id, order.subtask_id)
-        turn = self._turns.setdefault(key, DeferredLock())
-        await turn.acquire()
+    async def _call(self, command: str, params: Message) -> Message:
+        return {"ecode": 0, "enote": "ok"} | (await maybeDeferred(self._application.call, command, params) or {})
+
+    async def _take_turn(self, client: Client, req_id: Any, command: str, read: Callable[[], Order]) -> None:
         try:
-            return await self._in_turn(order, key)
+            order = read()
+        except CommandFailed as wrong:
+            client.send(_encode(req_id, {"ecode": wrong.ecode, "enote": wrong.enote}))
+            return
+        key = (order.task_id, order.subtask_id)
+        turn = self._turns.setdefault(key, _Turn())
+        await turn.take()
+        try:
+            await self._answer(client, req_id, command, partial(self._carry_out, order, key))
         finally:
-            turn.release()
-            if not turn.locked:
-                self._turns.pop(key, None)
+            # The next one may have been carried out meanwhile, and have made room for another.
+            if turn.end() and self._turns.get(key) is turn:
+                del self._turns[key]
 
-    async def _in_turn(self, order: Order, key: Key) -> Message:
+    async def _carry_out(self, order: Order, key: Key) -> Message:
         last = self._journal.rev(key)
         if last is not None and order.rev < last:
             return {"ecode": Ecode.STALE_REV, "enote": f"rev {order.rev} is older than mine, {last}", "rev": last}
@@ -379,6 +322,42 @@ class Device:
         if ecode == 0:
             self._journal.note(key, order.rev, present=order.kind != "delete")
         return {"ecode": ecode, "enote": enote}
+
+
+class _Turn:
+    """Orders for one task or subtask: one is carried out, and the newest of the others waits.
+
+    A newer one comes when the server has given up waiting for the answer to the older. What waits on a connection
+    that is lost is given up too: nobody would hear its answer, and it comes again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = DeferredLock()
+        self._newest: Deferred[Any] | None = None
+
+    def take(self) -> Deferred[Any]:
+        self.give_up()
+        self._newest = self._lock.acquire()
+        return self._newest
+
+    def give_up(self) -> None:
+        if self._newest is not None:
+            self._newest.cancel()
+
+    def end(self) -> bool:
+        """End a turn; tell whether nobody waits."""
+        self._lock.release()
+        return not self._lock.locked
+
+
+def _encode(req_id: Any, answer: Message) -> bytes:
+    if isinstance(answer.get("enote"), str):
+        answer = {**answer, "enote": answer["enote"][:ENOTE_MAX]}
+    payload = wire.encode({"req_id": req_id} | answer | {"req_id": req_id})
+    if len(payload) > ANSWER_MAX:
+        note = f"the answer of the device has {len(payload)} bytes; at most {ANSWER_MAX} are taken"
+        return wire.encode({"req_id": req_id, "ecode": Ecode.TOO_LARGE, "enote": note})
+    return payload
 
 
 def _order(kind: Literal["add", "modify", "delete"], params: Message) -> Order:

@@ -67,7 +67,7 @@ class Socket(WebSocketServerProtocol):
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
         return super().onCloseFrame(code, reasonRaw) if self.answers_close else None
 
-    def drop(self, code: int = 1001, reason: str = "") -> None:
+    def drop(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection."""
         self.sendCloseFrame(code=code, reasonUtf8=reason.encode())
         self.factory.server_side.flush()
@@ -118,7 +118,8 @@ class FakeServer:
 
     :ivar reactor: for the program under test.
     :ivar asked: method, address, ``authorization`` and body of what came over HTTP.
-    :ivar answers: what ``login``, ``register`` and ``ws_url`` answer instead of what is usual, each once, in order.
+    :ivar answers: what ``login``, ``token``, ``logout``, ``register`` and ``ws_url`` answer instead of what is usual,
+        each once, in order.
     :ivar tokens: the tokens that open a socket, and :ivar tickets: those that do so once.
     :ivar sockets: all connections, the newest last.
     :ivar up: whether it accepts connections.
@@ -127,7 +128,9 @@ class FakeServer:
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
         self.asked: list[tuple[str, str, str | None, Json | None]] = []
-        self.answers: dict[str, list[Json | bytes]] = {"login": [], "register": [], "ws_url": []}
+        self.answers: dict[str, list[Json | bytes]] = {
+            name: [] for name in ("login", "token", "logout", "register", "ws_url")
+        }
         self.tokens: set[str] = set()
         self.tickets: set[str] = set()
         self.sockets: list[Socket] = []
@@ -142,9 +145,10 @@ class FakeServer:
         if self.answers[name]:
             return self.answers[name].pop(0)
         number = len(self.asked)
-        if name == "login":
-            self.tokens.add(f"token-{number}")
-            return {**OK, "user_unid": "u/1", "user_type": "user", "atoken": f"token-{number}", "rtoken": "r"}
+        if name in ("login", "token"):
+            atoken, rtoken = f"token-{number}", f"rtoken-{number}"
+            self.tokens.add(atoken)
+            return {**OK, "user_unid": "u/1", "user_type": "user", "atoken": atoken, "rtoken": rtoken}
         if name == "ws_url":
             self.tickets.add(f"ticket-{number}")
             return {**OK, "ws_url": f"ws://127.0.0.1:{SOCKET_PORT}/wsapi/v1/devconf_fx/ticket-{number}"}

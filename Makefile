@@ -2,13 +2,14 @@
 #
 #   make run    a server, a few devices, and the main job at work
 #   make test   lint, types, all tests
+#   make bench  what commands and idle devices cost, against a bare relay (docs/benchmarks.md)
 #   make docs   docs/configuration.md anew, from devconf/config.py
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs clean
+.PHONY: run test lint bench docs clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
@@ -17,9 +18,12 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-for-tests
-	$(BIN)/ruff check devconf twisted tests docs/make_configuration.py
-	$(BIN)/ruff format --check devconf twisted tests docs/make_configuration.py
-	$(BIN)/mypy devconf twisted/plugins tests docs/make_configuration.py
+	$(BIN)/ruff check devconf twisted tests benchmarks docs/make_configuration.py
+	$(BIN)/ruff format --check devconf twisted tests benchmarks docs/make_configuration.py
+	$(BIN)/mypy devconf twisted/plugins tests benchmarks docs/make_configuration.py --exclude '^benchmarks/ab\.py$$'
+
+bench: $(VENV)/.installed
+	@$(BIN)/python -m benchmarks --json build/bench.json $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_configuration.py

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 #: How long an asynchronous test may take, in seconds, unless it is marked with ``@pytest.mark.limit(seconds)``.
 LIMIT = 30.0
 
+#: Set where a test that is skipped is a failure: CI installs what tests need.
+NO_SKIPS = "DEVCONF_NO_SKIPS"
+
 # The same examples in each run, and none kept on disk: a failure is the fault of the change at hand.
 settings.register_profile("devconf", deadline=None, derandomize=True, database=None)
 settings.load_profile("devconf")
@@ -46,6 +50,15 @@ def pytest_collection_finish() -> None:
     # What is loaded by now stays: the collections after each test need not go through it again.
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(NO_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr}: with {NO_SKIPS} set nothing may be skipped"
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

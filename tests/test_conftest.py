@@ -130,3 +130,16 @@ def test_each_fault_fails_its_own_test_and_no_other(report: dict[str, set[str]])
     assert "an error was logged: something broke" in report["why"]
     assert any(line.startswith("left in the reactor: <DelayedCall ") for line in report["why"])
     assert "Failure: builtins.KeyError: 'lost'" in report["why"]
+
+
+def test_a_skipped_test_fails_where_nothing_may_be_skipped(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(__file__).parent
+    pytester.makeconftest((here / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makeini(SETTINGS)
+    pytester.makepyfile("import pytest\n\n\ndef test_that_skips():\n    pytest.skip('there is no such tool')\n")
+    monkeypatch.delenv("DEVCONF_NO_SKIPS", raising=False)
+    pytester.runpytest_subprocess(timeout=60).assert_outcomes(skipped=1)
+    monkeypatch.setenv("DEVCONF_NO_SKIPS", "1")
+    pytester.runpytest_subprocess(timeout=60).assert_outcomes(failed=1)

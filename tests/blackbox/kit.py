@@ -202,8 +202,7 @@ class World:
         self._clients: list[Client] = []
         self._numbers = itertools.count(1)
         self._read_log = 0
-        for role, password in PASSWORDS.items():
-            self.server.add_user(role, role, password)
+        self.server.add_standing_users()
         self.server.start(may_move=True)
         self.http = self.server.http
         self.log_in()
@@ -219,10 +218,16 @@ class World:
     def _standing(self, role: str) -> Client:
         return Client(self.http, self.http.login(role, PASSWORDS[role]))
 
-    def client(self, role: str = "operator", how: str = "ticket", compression: str | None = "deflate") -> Client:
-        """One more client of the same account, closed at the end of the test."""
+    def client(
+        self,
+        role: str = "operator",
+        how: str = "ticket",
+        compression: str | None = "deflate",
+        login: Json | None = None,
+    ) -> Client:
+        """One more client of the same account, or of this login; closed at the end of the test."""
         standing = {"admin": self.admin, "operator": self.operator, "viewer": self.viewer}[role]
-        client = Client(self.http, standing.login, how, compression)
+        client = Client(self.http, login or standing.login, how, compression)
         self._clients.append(client)
         return client
 

@@ -132,7 +132,8 @@ class Device:
             self.disconnect()
         if self.http.ask_ws_url(self.dev_unid, self.atoken).status == 401:
             self._atoken = None  # what devices in the field do: log in again
-        channel = Socket(self.http.ws_url(self.dev_unid, self.atoken), self._arrived, on_end=self._wake)
+        url = self.http.ws_url(self.dev_unid, self.atoken)
+        channel = Socket(url, self._arrived, on_end=self._wake, source=self.http.source)
         self.sockets.append(channel)
         channel.start()
         return channel

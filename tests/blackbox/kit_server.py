@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kit_clock import ShiftedClock
 from kit_wire import PATIENCE, Http, eventually
 
 BIN = Path(sys.executable).parent
@@ -24,6 +25,8 @@ PASSWORDS = {"admin": "adm-3c1f77Qe", "operator": "opr-91bb0aZx", "viewer": "vwr
 PASSING = ("*token*", "*ticket*", "*credential*", "*session*", "*login*", "*command*", "*history*")
 
 Dump = dict[str, list[str]]
+
+_with_users: list[bytes] = []  # a database with the standing users, once it was made
 
 
 def free_port() -> int:
@@ -43,6 +46,7 @@ class Server:
         device_timeout: float = 1.5,
         limits: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        clock: bool = False,
     ) -> None:
         self.folder = folder
         self.database = folder / "devconf.sqlite"
@@ -53,6 +57,7 @@ class Server:
         self._settings = {"device_timeout": device_timeout, **(options or {})}
         self._limits = dict(limits or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self.clock = ShiftedClock(folder) if clock else None
         self._write_config()
 
     def _write_config(self) -> None:
@@ -86,6 +91,15 @@ class Server:
         )
         assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
 
+    def add_standing_users(self) -> None:
+        """Make the accounts of `PASSWORDS`: by the command line tool once, and then as a copy of what that made."""
+        if not _with_users:
+            for role, password in PASSWORDS.items():
+                self.add_user(role, role, password)
+            _with_users.append(self.database.read_bytes())
+        self.database.touch(0o600)
+        self.database.write_bytes(_with_users[0])
+
     def start(self, *, may_move: bool = False) -> None:
         """Start and wait until it is ready; with `may_move` once more on another port if it does not."""
         try:
@@ -99,7 +113,7 @@ class Server:
 
     def _start(self) -> None:
         command: list[str | Path] = [BIN / "twistd", "--nodaemon", "--pidfile=", "devconf", "--config", self.config]
-        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **(self.clock.environment if self.clock else {})}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log

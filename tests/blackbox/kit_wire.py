@@ -63,9 +63,15 @@ class Reply:
 class Http:
     """The ways in (protocol §1): log in, register, get the address of the socket."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", source: str = "", **headers: str) -> None:
         self.host = host
         self.port = port
+        self.source = source  # the address of ours to come from; empty: any
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}  # sent with each request
+
+    def seen_from(self, source: str = "", **headers: str) -> Http:
+        """The same server, for somebody with another address, or behind a proxy that sets these headers."""
+        return Http(self.port, self.host, source, **headers)
 
     def request(
         self,
@@ -77,14 +83,16 @@ class Http:
         atoken: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> Reply:
-        sent = dict(headers or {})
+        sent = self.headers | (headers or {})
         if body is not LEAVE_OUT:
             raw = json.dumps(body).encode()
         if raw is not None:
             sent.setdefault("content-type", "application/json")
         if atoken is not None:
             sent["authorization"] = atoken
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(
+            self.host, self.port, timeout=PATIENCE, source_address=(self.source, 0) if self.source else None
+        )
         try:
             connection.request(method, path, raw, sent)
             answer = connection.getresponse()
@@ -104,6 +112,12 @@ class Http:
         assert reply.status == 200, reply
         assert reply.json["ecode"] == 0, reply
         return reply.json
+
+    def token(self, rtoken: str) -> Reply:
+        return self.request("POST", f"{WEB_PATH}/token", {"rtoken": rtoken})
+
+    def logout(self, atoken: str | None = None, **body: str) -> Reply:
+        return self.request("POST", f"{WEB_PATH}/logout", body or LEAVE_OUT, atoken=atoken)
 
     def register(self, dev_unid: str, atoken: str, body: Json) -> Reply:
         path = f"{WEB_PATH}/devconf_fx/devices/{urllib.parse.quote(dev_unid, safe='')}/register"
@@ -127,10 +141,10 @@ class Http:
         return f"ws://{self.host}:{self.port}{WS_PATH}"
 
 
-def handshake_status(url: str, atoken: str | None = None) -> int:
+def handshake_status(url: str, atoken: str | None = None, source: str = "") -> int:
     """The HTTP status that a WebSocket handshake ends with; 101 if it succeeds (it is closed again)."""
     try:
-        channel = Socket(url, lambda _channel, _data: None, atoken=atoken)
+        channel = Socket(url, lambda _channel, _data: None, atoken=atoken, source=source)
     except InvalidStatus as refused:
         return refused.response.status_code
     channel.start()
@@ -149,10 +163,11 @@ class Socket:
         atoken: str | None = None,
         compression: str | None = "deflate",
         on_end: Callable[[], None] = lambda: None,
+        source: str = "",
     ) -> None:
         parts = urllib.parse.urlsplit(url)
         # A socket of our own: the environment may name a proxy, which `connect` would use.
-        sock = socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE)
+        sock = socket.create_connection((parts.hostname, parts.port), PATIENCE, (source, 0) if source else None)
         sock.settimeout(None)  # `open_timeout` bounds the handshake
         self._on_message = on_message
         self._on_end = on_end
@@ -228,7 +243,9 @@ class Client:
         by_ticket = how == "ticket"
         url = http.ws_url(login["user_unid"], self.atoken) if by_ticket else http.header_url
         token = None if by_ticket else self.atoken if how == "header" else f"Bearer {self.atoken}"
-        self.socket = Socket(url, self._arrived, atoken=token, compression=compression, on_end=self._wake)
+        self.socket = Socket(
+            url, self._arrived, atoken=token, compression=compression, on_end=self._wake, source=http.source
+        )
         self.socket.start()
 
     def _arrived(self, _channel: Socket, data: str | bytes) -> None:

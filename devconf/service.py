@@ -47,6 +47,7 @@ from devconf.sessions import Sessions
 from devconf.store import Store, backup, journal
 from devconf.store.writer import ThreadRunner
 from devconf.web.mirror import Mirror
+from devconf.web.openapi import Descriptions
 from devconf.web.site import BoundedSite, Root, make_app
 from devconf.web.upgrade import Upgrade
 from devconf.web.ways_in import WaysIn
@@ -150,7 +151,7 @@ class DevconfService(MultiService):
             limits.operator_message_max,
             lambda: seams.in_thread(backup.copy, config.database),
         )
-        self.resource = Root(make_app([ways_in, mirror]), upgrade)
+        self.resource = Root(make_app([ways_in, mirror, Descriptions(self.registry)]), upgrade)
 
     # -- starting and stopping
 

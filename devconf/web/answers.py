@@ -28,9 +28,14 @@ def render(request: Request, outcome: object) -> bytes:
     else:
         fields = {"ecode": Ecode.INTERNAL, "enote": "internal error; the server's log tells more"}
     request.setResponseCode(Ecode(fields["ecode"]).http_status)
-    request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"cache-control", b"no-store")
-    body = wire.encode(fields)
+    return render_json(request, fields)
+
+
+def render_json(request: Request, value: object) -> bytes:
+    """Return ``value`` as the JSON body of an answer."""
+    request.setHeader(b"content-type", b"application/json")
+    body = wire.encode(value)
     request.setHeader(b"content-length", b"%d" % len(body))
     return body
 

@@ -46,8 +46,15 @@ class Auth:
         # Of nobody, too, a password is compared: an unknown name must not be told by the time it takes.
         right = await self._passwords.verify(NOBODY if user is None else user.password_hash, password)
         if user is None or not right:
-            raise CommandFailed(Ecode.BAD_CREDENTIALS, "wrong user_name or password")
-        return await self._store.run(self._issue, Identity(user.user_unid, user.user_name, Role(user.role)))
+            raise _wrong_password()
+        return await self._store.run(self._login_user, user_name, user.password_hash)
+
+    def _login_user(self, connection: Connection, user_name: str, password_hash: str) -> dict[str, Any]:
+        user = accounts.find_user(connection, user_name)
+        # While the password was compared, the account may have got another one.
+        if user is None or user.password_hash != password_hash:
+            raise _wrong_password()
+        return self._issue(connection, Identity(user.user_unid, user.user_name, Role(user.role)))
 
     async def login_device(self, dev_refid: str, dev_key: str | None, address: str) -> dict[str, Any]:
         """Log a device in and return the answer's fields.
@@ -137,6 +144,10 @@ class Auth:
     def prune(self) -> Deferred[None]:
         """Forget what expired a day ago."""
         return self._store.run(accounts.prune, self._now())
+
+
+def _wrong_password() -> CommandFailed:
+    return CommandFailed(Ecode.BAD_CREDENTIALS, "wrong user_name or password")
 
 
 def _not_enrolled() -> CommandFailed:

@@ -195,6 +195,18 @@ def test_the_others_change_their_own_password_only(server: MemoryServer, role: R
     do(server, server.service.auth.login_user("tester", "new"))
 
 
+def test_a_password_that_changes_while_it_is_compared_lets_nobody_in(server: MemoryServer) -> None:
+    add(server, "ann", Role.ADMIN)
+    server.eager = False
+    login = Deferred.fromCoroutine(server.service.auth.login_user("ann", "ann"))
+    change = server.call("put users", {"user_name": "ann", "password": "new"})
+    server.finish()
+    assert server.result(change)["ecode"] == 0
+    failures: list[Any] = []
+    login.addErrback(failures.append)
+    assert [str(failure.value) for failure in failures] == ["1004010003: wrong user_name or password"]
+
+
 def test_nothing_to_change_is_wrong(server: MemoryServer) -> None:
     add(server, "ann", Role.ADMIN)
     nothing = {"ecode": 1004000002, "enote": "$.params must have what is to change: role or password"}

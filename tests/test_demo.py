@@ -116,7 +116,7 @@ def check_call(folder: Path, program: str) -> None:
 
     failed = run(*call, "delete tasks", '{"task_id": "none"}')
     assert (failed.returncode, json.loads(failed.stdout)["ecode"]) == (1, 1004040001)
-    assert re.fullmatch(r"1004040001: [^\n]*\n", failed.stderr)
+    assert re.fullmatch(r"devconf: 1004040001: [^\n]*\n", failed.stderr)
 
     told = [run(*call, "get tasks", "-", text='{"limit": 1}')]
     (folder / "params.json").write_text('{"limit": 1}')
@@ -156,6 +156,7 @@ def test_a_wrong_command_line(args: list[str], says: str) -> None:
 
 def test_a_credentials_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "credentials"
+    path.touch(mode=0o600)
     path.write_text("# the demo\n\nDEVCONF_USER=admin\nuser = x\n")
     done = run(Path(sys.executable).parent / "devconf", "call", "get tasks", "--credentials", path)
     assert done.returncode == 2

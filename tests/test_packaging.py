@@ -109,8 +109,10 @@ def environment(tmp_path: Path) -> Environment:
 def test_a_wheel_has_the_code_and_nothing_else(wheel: Path, tree: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        sample = archive.read("devconf/cli/devconf.toml")
     code = {path.relative_to(tree) for part in ("devconf", "twisted") for path in (tree / part).rglob("*.py")}
-    assert names == {str(path) for path in code} | {"devconf/py.typed"}
+    assert names == {str(path) for path in code} | {"devconf/py.typed", "devconf/cli/devconf.toml"}
+    assert sample == (REPOSITORY / "etc" / "devconf.toml").read_bytes()
     assert "devconf/store/migrations/versions/v0001_first_schema.py" in names
     assert {name for name in names if name.startswith("twisted/")} == {"twisted/plugins/devconf_plugin.py"}
 

@@ -1,121 +1,52 @@
-"""The command line, ``devconf``."""
+"""The command line, ``devconf``.
+
+A shell asks this program at each TAB what could come next. So what takes long to load, such as Twisted, SQLAlchemy and
+Rich, is imported in the functions that use it.
+"""
 
 from __future__ import annotations
-
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import click
 
 import devconf
-from devconf import config
+from devconf.cli import credentials
+from devconf.cli.accounts import user
+from devconf.cli.backup import backup
 from devconf.cli.call import call
-from devconf.clock import Random
-from devconf.errors import CommandFailed, StartupError
-from devconf.model import Role
-from devconf.passwords import hash_password
-from devconf.store import accounts, migrations, writer
+from devconf.cli.check import check
+from devconf.cli.completion import completion
+from devconf.cli.devices import devices
+from devconf.cli.history import history
+from devconf.cli.init import init
+from devconf.cli.program import Program
+from devconf.cli.restore import restore
+from devconf.cli.simulate import simulate
+from devconf.cli.store_confs import store_confs
+from devconf.cli.tasks import subtasks, tasks
+from devconf.cli.users import users
+from devconf.cli.watch import watch
+
+HELP = f"""Work with a devconf server.
+
+Who logs in, and where: {credentials.HELP}
+
+With --json the result is one JSON document on the standard output. Notes, progress and errors are on the standard
+error."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(devconf.__version__)
-@click.option(
-    "--config", "-c", "path", metavar="FILE", help="The server's configuration; for commands on its database."
-)
+@click.option("--config", "-c", metavar="FILE", help="The server's configuration; for commands on its machine.")
 @click.pass_context
-def main(context: click.Context, path: str | None) -> None:
-    """Work with a devconf server: its accounts here, its tasks and devices through it."""
-    context.obj = path
+def main(context: click.Context, config: str | None) -> None:
+    """Run the command line; see its help."""
+    context.obj = config
 
 
-main.add_command(call)
-
-
-@main.group()
-def user() -> None:
-    """Accounts of operators, in the database of a server that is not running."""
-
-
-_password = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-
-
-@user.command("add")
-@click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True)
-@_password
-@click.pass_obj
-def add(path: str | None, name: str, role: str, password_stdin: bool) -> None:
-    """Make the account NAME."""
-    if not 1 <= len(name) <= 256:
-        _fail("a user's name has 1 to 256 characters")
-    hashed = hash_password(_read_password(password_stdin))
-    _on_database(
-        path,
-        lambda connection: accounts.insert_user(
-            connection, time.time(), Random().identifier(), name, Role.named(role), hashed
-        ),
-    )
-    click.echo(f"{name} is {role} now")
-
-
-@user.command("list")
-@click.pass_obj
-def list_users(path: str | None) -> None:
-    """List the accounts: name and role."""
-    for item in _on_database(path, accounts.list_users):
-        click.echo(f"{item['user_name']}\t{item['role']}")
-
-
-@user.command("remove")
-@click.argument("name")
-@click.pass_obj
-def remove(path: str | None, name: str) -> None:
-    """Delete the account NAME."""
-    _on_database(path, accounts.delete_user, name)
-    click.echo(f"{name} is gone")
-
-
-@user.command("passwd")
-@click.argument("name")
-@_password
-@click.pass_obj
-def passwd(path: str | None, name: str, password_stdin: bool) -> None:
-    """Give the account NAME another password; it is logged out everywhere."""
-    hashed = hash_password(_read_password(password_stdin))
-    _on_database(path, accounts.change_user, name, {"password_hash": hashed})
-    click.echo(f"{name} has a new password")
-
-
-def _read_password(from_stdin: bool) -> str:
-    if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    elif sys.stdin.isatty():
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    else:
-        _fail("there is no terminal to ask for the password; use --password-stdin")
-    if not password:
-        _fail("the password is empty")
-    return str(password)
-
-
-def _on_database(path: str | None, function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        settings = config.load(path) if path else config.Config()
-        connection = writer.connect(settings.database)
-        try:
-            migrations.upgrade(connection)
-            with connection.begin():
-                return function(connection, *args)
-        finally:
-            writer.close(connection)
-    except StartupError as error:
-        _fail(str(error))
-    except CommandFailed as error:
-        _fail(error.enote)
-
-
-def _fail(text: str) -> Any:
-    click.echo(f"devconf: {text}", err=True)
-    sys.exit(1)
+main.add_section(
+    "Ask a running server, as an operator who logs in",
+    [devices, tasks, subtasks, store_confs, users, history, watch, call, backup],
+)
+main.add_section("On the machine of the server", [init, check])
+main.add_section("On the machine of the server, which must be stopped", [user, restore])
+main.add_section("Others", [simulate, completion])

@@ -12,7 +12,9 @@ Time stands still until it is advanced, and nothing runs in a thread::
 ``docs/embedding.md`` tells more.
 """
 
+from devconf.testing.client import MemoryClient
 from devconf.testing.device import Key, MemoryDevice
+from devconf.testing.network import MemoryReactor
 from devconf.testing.server import NOON, MemoryServer, prepared_database
 
-__all__ = ["NOON", "Key", "MemoryDevice", "MemoryServer", "prepared_database"]
+__all__ = ["NOON", "Key", "MemoryClient", "MemoryDevice", "MemoryReactor", "MemoryServer", "prepared_database"]

@@ -25,6 +25,7 @@ class MemoryDevice:
     :ivar held: what it has, by (task_id, subtask_id): the last params that counted.
     :ivar revs: the last rev it acted on of each.
     :ivar closed: code and reason, once the server has closed its connection.
+    :ivar dev_key: what it logs in with, if it was enrolled here: for programs that connect as a device.
     """
 
     server: Any  # MemoryServer
@@ -38,6 +39,7 @@ class MemoryDevice:
     revs: dict[Key, int] = field(factory=dict)
     closed: tuple[int, str] | None = None
     link: Link | None = None
+    dev_key: str = ""
 
     # -- IDeviceTransport
 
@@ -61,8 +63,8 @@ class MemoryDevice:
         """Open a connection; a new one replaces the old."""
         self.closed = None
         self.inbox.clear()
-        identity = Identity(self.dev_unid, self.dev_refid, Role.DEVICE)
-        self.link = self.server.service.hub.opened(identity, "127.0.0.1", self)
+        self.server.service.sessions.add(self._identity, self.close)
+        self.link = self.server.service.hub.opened(self._identity, "127.0.0.1", self)
         self.server.run()
 
     def lose(self) -> None:
@@ -70,8 +72,16 @@ class MemoryDevice:
         link, self.link = self.link, None
         if link is not None:
             self.inbox.clear()
-            self.server.service.hub.closed(link)
-            self.server.run()
+            service = self.server.service
+            # A server that has crashed is told nothing.
+            if link.hub is service.hub:
+                service.sessions.remove(self._identity, self.close)
+                service.hub.closed(link)
+                self.server.run()
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(self.dev_unid, self.dev_refid, Role.DEVICE)
 
     def wipe(self) -> None:
         """Forget everything, as a box that is re-imaged does."""

@@ -15,8 +15,13 @@ from kit_wire import PATIENCE, WS_PATH, Http
 class RawSocket:
     """A WebSocket by hand, for frames that no library would send."""
 
-    def __init__(self, http: Http, atoken: str) -> None:
-        self.sock = socket.create_connection((http.host, http.port), timeout=PATIENCE)
+    def __init__(self, http: Http, atoken: str, *, room: int | None = None) -> None:
+        """`room`: bytes that our side takes without being read; the server's side has some besides."""
+        self.sock = socket.socket()
+        if room is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect((http.host, http.port))
         key = base64.b64encode(os.urandom(16)).decode()
         lines = (
             f"GET {WS_PATH} HTTP/1.1",
@@ -98,8 +103,8 @@ class RawSocket:
 
 
 @contextmanager
-def raw_socket(http: Http, atoken: str) -> Iterator[RawSocket]:
-    raw = RawSocket(http, atoken)
+def raw_socket(http: Http, atoken: str, *, room: int | None = None) -> Iterator[RawSocket]:
+    raw = RawSocket(http, atoken, room=room)
     try:
         yield raw
     finally:

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from devconf import failpoints, wire
 from devconf.clock import Now, Random
 from devconf.devices.answer_book import AnswerBook
+from devconf.devices.contents import Contents
 from devconf.devices.hub import Hub, IDelivery
 from devconf.devices.interpret import interpret
 from devconf.devices.lane import Lane, Phase, Slot
@@ -33,12 +34,10 @@ from devconf.devices.watch import Seen, Watch
 from devconf.model import Answer, OrderKey, State
 from devconf.store import Store, outbox
 from devconf.store.answers import Acknowledgement, Outcome
-from devconf.store.outbox import ConfKey, Order
+from devconf.store.outbox import Order
 
 #: Devices that are served by one read of what is due: others have their turn in between.
 LANES_PER_READ = 200
-#: Bytes of encoded storage configurations that are kept for the next message that carries them.
-CONTENTS_KEPT = 16 * 1024 * 1024
 #: After a failure of the store, and after the first deadline of an order: seconds until it is tried again.
 RETRY_AFTER = 10.0
 RETRY_AT_MOST = 600.0
@@ -68,7 +67,7 @@ class Delivery:
     _hungry: dict[Lane, None] = field(factory=dict, init=False)
     _reading: bool = field(default=False, init=False)
     _book: AnswerBook = field(init=False)
-    _contents: dict[ConfKey, bytes] = field(factory=dict, init=False)
+    _contents: Contents = field(factory=Contents, init=False)
     _again_call: IDelayedCall | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -143,6 +142,12 @@ class Delivery:
                 slot.dirty = True
             lane.scan = OrderKey(dev_unid, "", "")
             self._feed(lane)
+
+    def end_waits(self) -> None:
+        """End what commands wait for, as if all their deadlines had passed: the server is stopping."""
+        for watch in {watch for lane in self._lanes.values() for slot in lane.slots.values() for watch in slot.watches}:
+            if not watch.over:
+                watch.finish()
 
     def stop(self) -> None:
         """Send nothing more; answers that have come are still written."""
@@ -256,7 +261,7 @@ class Delivery:
     ) -> None:
         self._reading = False
         for conf, encoded in due.contents.items():
-            self._keep(conf, encoded)
+            self._contents.add(conf, encoded)
         for (after, _), position in zip(scans, due.positions, strict=True):
             lane = self._lanes.get(after.dev_unid)
             # One that connected anew meanwhile begins at the beginning.
@@ -287,18 +292,13 @@ class Delivery:
             lane.reading = False
         for key in keys:
             self._lane(key.dev_unid).queue[key] = None
-        if not self._stopped:
-            self._again_call = self._clock.callLater(1.0, self._again, served)
+        if not self._stopped and self._again_call is None:
+            self._again_call = self._clock.callLater(1.0, self._again)
 
-    def _again(self, served: list[Lane]) -> None:
-        for lane in served:
-            if self._lanes.get(lane.dev_unid) is lane:
-                self._feed(lane)
-
-    def _keep(self, conf: ConfKey, encoded: bytes) -> None:
-        self._contents[conf] = encoded
-        while len(self._contents) > 1 and sum(map(len, self._contents.values())) > CONTENTS_KEPT:
-            del self._contents[next(iter(self._contents))]
+    def _again(self) -> None:
+        self._again_call = None
+        for lane in list(self._lanes.values()):
+            self._feed(lane)
 
     def _send(self, lane: Lane, order: Order) -> None:
         slot = lane.slots.get(order.key)

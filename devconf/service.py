@@ -40,7 +40,7 @@ from devconf.devices.protocol import DeviceFactory
 from devconf.errors import CommandFailed, Ecode, StartupError
 from devconf.events import Events
 from devconf.model import Identity
-from devconf.operators.host import HOST, HostRequests, not_running
+from devconf.operators import host
 from devconf.operators.protocol import OperatorFactory
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
@@ -55,6 +55,10 @@ from devconf.web.ways_in import WaysIn
 #: Connections that may wait to be accepted: a whole fleet comes back at once.
 BACKLOG = 4096
 PRUNE_EVERY = 3600.0
+#: Seconds that a stopping server waits for devices to answer what commands wait for.
+DRAIN_WITHIN = 15.0
+#: Seconds after which it is hoped to be back: what it tells its peers.
+RETRY_AFTER = 5
 #: Seconds that a stopping server waits for its connections to close.
 STOP_WITHIN = 5.0
 
@@ -139,7 +143,6 @@ class DevconfService(MultiService):
             SubscriptionCommands(),
         ):
             self.registry.include(subject)
-        self._host_requests = HostRequests(self.registry)
         self.operators = OperatorFactory(clock, limits, self.registry, self.sessions, self.events)
         self.devices = DeviceFactory(clock, limits, self.hub, self.sessions)
         upgrade = Upgrade(self.auth, self.operators, self.devices, config.trusted_proxies, self._may_connect)
@@ -247,7 +250,10 @@ class DevconfService(MultiService):
         return observer
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, close all connections (1001), and then the store; fires when all is done."""
+        """Stop listening, let commands that run end, close all connections (1001), and then the store.
+
+        :returns: fires when all is done, after half a minute at most.
+        """
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -265,9 +271,9 @@ class DevconfService(MultiService):
         self._ports.clear()
         if self._pruning.running:
             self._pruning.stop()
-        self.locks.stop()
-        self.sessions.end_all(close_codes.GOING_AWAY, "the server is stopping")
-        await self._until_closed()
+        await self._drain()
+        self.sessions.end_all(close_codes.GOING_AWAY, f"the server is stopping; retry after {RETRY_AFTER} s")
+        await self._until(lambda: not len(self.sessions), STOP_WITHIN)
         self.delivery.stop()
         self.hub.stop()
         await self.store.close()
@@ -277,11 +283,22 @@ class DevconfService(MultiService):
         if self._pool is not None:
             self._pool.stop()
             self._pool = None
-        self._host_requests.stop()
 
-    async def _until_closed(self) -> None:
-        deadline = self._seams.clock.seconds() + STOP_WITHIN
-        while len(self.sessions) and self._seams.clock.seconds() < deadline:
+    async def _drain(self) -> None:
+        """Take no more requests, and let those that run get their answers."""
+        self.registry.stop()
+        self.locks.stop()
+        # Of a store that has failed no answer is to be had.
+        if self._failure is None:
+            await self._until(lambda: not self.registry.running, DRAIN_WITHIN)
+            if self.registry.running:
+                self.delivery.end_waits()
+                await self._until(lambda: not self.registry.running, STOP_WITHIN)
+        self.registry.abandon()
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = self._seams.clock.seconds() + seconds
+        while not condition() and self._seams.clock.seconds() < deadline:
             waited: Deferred[None] = Deferred()
             self._seams.clock.callLater(0.05, waited.callback, None)
             await waited
@@ -293,7 +310,7 @@ class DevconfService(MultiService):
         command: str,
         params: dict[str, Any] | None = None,
         *,
-        identity: Identity = HOST,
+        identity: Identity = host.HOST,
         progress: Callable[[int, int], None] | None = None,
     ) -> Deferred[dict[str, Any]]:
         """Run a command of §4 without a connection: the same checks, locks and history as on one.
@@ -307,9 +324,10 @@ class DevconfService(MultiService):
             stops before there is one, that is ``STOPPING``. Cancelling it ends the waiting, not the command.
         :raises TypeError: ``params`` is nothing that JSON can say.
         """
-        if not self._running:
-            return defer.succeed(not_running("the server is not running; ask again when it is"))
-        return self._host_requests.ask(command, params or {}, identity, progress)
+        if not self._running and not self._ended:
+            stopped = {"ecode": int(Ecode.STOPPING), "enote": "the server is not running yet; ask again when it is"}
+            return defer.succeed(stopped)
+        return host.ask(self.registry, command, params or {}, identity, progress)
 
     # -- what the parts need of the whole
 

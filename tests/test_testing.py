@@ -273,4 +273,4 @@ async def test_a_stopping_server_closes_all_connections(place: Place) -> None:
     client, device = await place.client(), await place.device("box")
     await place.stop()
     await place.until(lambda: client.closed and device.closed)
-    assert client.closed == device.closed == (1001, "the server is stopping")
+    assert client.closed == device.closed == (1001, "the server is stopping; retry after 5 s")

@@ -124,7 +124,7 @@ async def test_a_socket_ends_when_the_service_stops(start: Start) -> None:
     connected = await client.connect_with_token(server.reactor, server.url, await server.log_in())
     closed = connected.when_closed()
     await server.stop()
-    assert (await closed).args == (1001, "the server is stopping")
+    assert (await closed).args == (1001, "the server is stopping; retry after 5 s")
 
 
 async def test_a_peer_that_does_not_read_is_dropped(start: Start) -> None:

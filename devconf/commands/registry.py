@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface
@@ -100,6 +101,10 @@ class Registry:
         self._random = random
         self._tolerated = frozenset(tolerated)
         self._commands: dict[str, Command] = {}
+        self._stopping = False
+        self._running = 0
+        # A response is awaited here if and only if its Deferred has not fired.
+        self._awaited: set[Deferred[dict[str, Any]]] = set()
 
     def __iter__(self) -> Iterator[Command]:
         return iter(self._commands.values())
@@ -119,7 +124,7 @@ class Registry:
                     raise ValueError(f"two handlers for {name}")
                 self._commands[name] = Command(name, params, role, getattr(subject, attribute))
 
-    async def handle(
+    def handle(
         self,
         request: wire.Request,
         identity: Identity,
@@ -128,14 +133,58 @@ class Registry:
         *,
         subscriber: Any = None,
         text: bool = False,
-    ) -> dict[str, Any]:
-        """Handle ``request`` and return the fields of its response but for what the envelope repeats.
-
-        Whatever goes wrong is in the response; only :class:`Dropped` is raised.
+    ) -> Deferred[dict[str, Any]]:
+        """Handle ``request``.
 
         :param subscriber: an ``ISubscriber``, if the connection can be told of events.
         :param text: integers and booleans may be texts (§5).
+        :returns: fires with the fields of the response but for what the envelope repeats, whatever goes wrong; fails
+            with :class:`Dropped` only. To cancel it ends the waiting, and not what has begun.
         """
+        if self._stopping:
+            return succeed(_stopping("the server is stopping; connect again and ask again"))
+        response: Deferred[dict[str, Any]] = Deferred()
+        self._awaited.add(response)
+        response.addBoth(self._forget, response)
+        self._running += 1
+        call = self._handle(request, identity, progress, gone, subscriber, text)
+        Deferred.fromCoroutine(call).addBoth(self._handled, response)
+        return response
+
+    def _forget(self, result: Any, response: Deferred[dict[str, Any]]) -> Any:
+        self._awaited.discard(response)
+        return result
+
+    def _handled(self, result: Any, response: Deferred[dict[str, Any]]) -> None:
+        self._running -= 1
+        if response in self._awaited:
+            response.callback(result)
+
+    # -- stopping
+
+    def stop(self) -> None:
+        """Take no more requests (``STOPPING``); what runs goes on."""
+        self._stopping = True
+
+    @property
+    def running(self) -> int:
+        """How many requests are being handled, whether or not anybody still waits for the response."""
+        return self._running
+
+    def abandon(self) -> None:
+        """Answer all that wait, with ``STOPPING``."""
+        for response in list(self._awaited):
+            response.callback(_stopping("the server stops; what was under way is settled when it starts again"))
+
+    async def _handle(
+        self,
+        request: wire.Request,
+        identity: Identity,
+        progress: Callable[[int, int], None],
+        gone: Callable[[], bool],
+        subscriber: Any,
+        text: bool,
+    ) -> dict[str, Any]:
         named = {name: request.params[name] for name in _IDS if isinstance(request.params.get(name), str)}
         try:
             found = self._find(request.command)
@@ -177,3 +226,7 @@ class Registry:
         reference = self._random.identifier()[:12]
         self._log.failure("{command} failed, reference {reference}", failure, command=name[:200], reference=reference)
         return {"ecode": Ecode.INTERNAL, "enote": f"internal error; the server's log has it as {reference}"}
+
+
+def _stopping(enote: str) -> dict[str, Any]:
+    return {"ecode": Ecode.STOPPING, "enote": enote}

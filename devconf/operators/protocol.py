@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -69,14 +68,12 @@ class OperatorProtocol(Peer):
             return
         self._in_flight += 1
         progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
-        handled = Deferred.fromCoroutine(
-            self.factory.registry.handle(
-                request,
-                self.identity,
-                progress.update if progress else _no_progress,
-                lambda: self._gone,
-                subscriber=self,
-            )
+        handled = self.factory.registry.handle(
+            request,
+            self.identity,
+            progress.update if progress else _no_progress,
+            lambda: self._gone,
+            subscriber=self,
         )
         handled.addBoth(self._finished, progress)
         handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)

@@ -155,7 +155,7 @@ class MemoryServer:
         method, _, resource = command.partition(" ")
         request = wire.Request(f"{method} {wire.PREFIX}{resource}", params=json.loads(json.dumps(params or {})))
         identity = Identity("u" * 32, "tester", role)
-        response = Deferred.fromCoroutine(self.service.registry.handle(request, identity, progress, gone))
+        response = self.service.registry.handle(request, identity, progress, gone)
         self.run()
         return response
 
@@ -216,7 +216,7 @@ class MemoryServer:
             return
         self.running = False
         stopped = self.service.stopService()
-        self.advance(10)
+        self.advance(60)
         failures: list[Any] = []
         stopped.addErrback(failures.append)
         for failure in failures:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -23,8 +23,6 @@ from devconf.web.answers import body_of, identified, render
 
 if TYPE_CHECKING:
     from klein import Klein
-
-T = TypeVar("T")
 
 
 @define
@@ -54,7 +52,7 @@ class Mirror:
         """Any command of §4."""
         lost: list[Failure] = []
         request.notifyFinish().addErrback(lost.append)
-        return _to_the_end(self._command(request, resource, lost))
+        return Deferred.fromCoroutine(self._command(request, resource, lost))
 
     async def _command(self, request: Request, resource: str, lost: list[Failure]) -> bytes:
         identity = await self._identified(request)
@@ -79,7 +77,10 @@ class Mirror:
         """``GET /webapi/v1/backup``: a copy of the database."""
         over: Deferred[Any] = request.notifyFinish()
         over.addErrback(lambda _: None)
-        return _to_the_end(self._backup(request, over))
+        # Klein cancels what it waits for when the client goes away, and the copy would be left behind.
+        outcome: Deferred[IResource] = Deferred()
+        Deferred.fromCoroutine(self._backup(request, over)).addCallbacks(outcome.callback, outcome.errback)
+        return outcome
 
     async def _backup(self, request: Request, over: Deferred[Any]) -> IResource:
         identity = await self._identified(request)
@@ -90,16 +91,6 @@ class Mirror:
         over.addCallback(lambda _: path.unlink())
         request.setHeader(b"cache-control", b"no-store")
         return File(str(path), defaultType="application/vnd.sqlite3")
-
-
-def _to_the_end(work: Coroutine[Any, Any, T]) -> Deferred[T]:
-    """Return what ``work`` ends with; to cancel that does not cancel ``work``.
-
-    Klein cancels what it waits for when the client goes away. A command that has begun goes on all the same.
-    """
-    outcome: Deferred[T] = Deferred()
-    Deferred.fromCoroutine(work).addCallbacks(outcome.callback, outcome.errback)
-    return outcome
 
 
 def _no_progress(_done: int, _total: int) -> None:

@@ -1,0 +1,144 @@
+"""Stopping: what runs gets its answer, what is new is refused, and it takes no longer than it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from devconf.config import Config
+from devconf.store import journal
+from devconf.testing import MemoryDevice, MemoryServer
+
+SLOW = Config(device_timeout=3600)
+
+
+class Stopping:
+    """A server that is told to stop while something runs.
+
+    :ivar stopped: whether it has stopped.
+    """
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.server = server
+        self.stopped = False
+        self.device = server.enrol("box-1")
+        self.device.connect()
+        self.began = 0.0
+
+    def post(self, name: str = "gate") -> Deferred[dict[str, Any]]:
+        return self.server.call("post tasks", {"name": name, "task_type": "pic", "dev_unids": [self.device.dev_unid]})
+
+    def stop(self) -> None:
+        self.began = self.server.clock.seconds()
+
+        def done(_: None) -> None:
+            self.stopped = True
+
+        self.server.service.stopService().addCallback(done)
+        self.server.finish()
+
+    @property
+    def unsettled(self) -> list[str]:
+        """The commands that the next start has to settle."""
+        self.server.restart()
+        found: list[list[str]] = []
+        self.server.service.store.run(journal.unsettled).addCallback(found.append)
+        self.server.finish()
+        self.server.stop()
+        return found[0]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Stopping]:
+    server = MemoryServer(tmp_path, config=SLOW)
+    world = Stopping(server)
+    yield world
+    if not world.stopped:
+        server.stop()
+
+
+def test_a_command_that_runs_gets_its_answer(world: Stopping) -> None:
+    response = world.post()
+    world.stop()
+    world.server.advance(3)
+    assert not world.stopped
+    assert world.device.closed is None
+    world.device.obey()
+    answer = world.server.result(response)
+    assert (answer["ecode"], answer["devices"][0]["state"]) == (0, "confirmed")
+    world.server.advance(1)
+    assert world.stopped
+    assert world.device.closed == (1001, "the server is stopping; retry after 5 s")
+
+
+def test_without_anything_to_wait_for_it_stops_at_once(world: Stopping) -> None:
+    world.stop()
+    world.server.advance(1)
+    assert world.stopped
+
+
+def test_what_is_new_is_refused(world: Stopping) -> None:
+    world.post()
+    world.stop()
+    refused = {"ecode": 1005030002, "enote": "the server is stopping; connect again and ask again"}
+    assert world.server.ask("get tasks") == refused
+    assert world.server.result(world.post("door")) == refused
+    world.device.obey()
+
+
+def test_what_waits_for_a_lock_is_refused(world: Stopping) -> None:
+    response = world.post()
+    world.device.obey()
+    task_id = world.server.result(response)["task_id"]
+    first = world.server.call("put tasks", {"task_id": task_id, "name": "door"})
+    second = world.server.call("put tasks", {"task_id": task_id, "name": "wall"})
+    world.stop()
+    told = world.server.result(second)
+    assert (told["ecode"], told["enote"]) == (1005030002, "the server is stopping; try again later")
+    world.device.obey()
+    assert world.server.result(first)["ecode"] == 0
+
+
+def test_a_device_that_stays_silent_is_not_waited_for_longer_than_15_seconds(world: Stopping) -> None:
+    response = world.post()
+    world.stop()
+    world.server.advance(14)
+    assert not response.called
+    world.server.advance(2)
+    answer = world.server.result(response)
+    assert (answer["ecode"], answer["devices"][0]["ecode"]) == (0, 1005040001)
+    world.server.advance(1)
+    assert world.stopped
+    assert world.unsettled == []
+
+
+def test_a_call_is_not_waited_for_longer_than_20_seconds(world: Stopping) -> None:
+    response = world.server.call(
+        "post devices/call", {"dev_unid": world.device.dev_unid, "command": "get /x", "timeout": 300}
+    )
+    world.stop()
+    world.server.advance(19)
+    assert not response.called
+    world.server.advance(2)
+    assert world.server.result(response) == {
+        "ecode": 1005030002,
+        "enote": "the server stops; what was under way is settled when it starts again",
+    }
+    world.server.advance(6)
+    assert world.stopped
+
+
+def test_a_device_that_comes_while_it_stops_still_counts(world: Stopping) -> None:
+    response = world.post()
+    world.device.lose()
+    world.stop()
+    again = MemoryDevice(world.server, world.device.dev_unid, world.device.dev_refid)
+    again.connect()  # its handshake was under way
+    again.obey()
+    assert world.server.result(response)["ecode"] == 0
+    world.server.advance(1)
+    assert world.stopped

@@ -6,6 +6,7 @@ take their place. The HTTP layer in front has bounded the handshake already (:mo
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -194,8 +195,10 @@ class PeerFactory(WebSocketServerFactory):
     noisy = False
 
     def __init__(self, clock: IReactorTime, limits: Any, message_max: int) -> None:
-        # Given a reactor, Autobahn leaves the global one alone.
+        # Given a reactor, Autobahn leaves the global one alone. It seeds the process's random numbers: the host's.
+        state = random.getstate()
         super().__init__(server="", reactor=clock)
+        random.setstate(state)
         self.clock = clock
         self.limits = limits
         self.message_max = message_max

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import count
 from typing import Any
 
@@ -148,7 +149,10 @@ class _Factory(WebSocketClientFactory):
 
     def __init__(self, server: Any, atoken: str, client: MemoryClient) -> None:
         url = "ws" + server.url.removeprefix("http") + wire.PREFIX.rstrip("/")
+        # Autobahn seeds the random numbers of the process, which the test may have seeded itself.
+        state = random.getstate()
         super().__init__(url, headers={"authorization": atoken}, useragent=None, reactor=server.reactor)
+        random.setstate(state)
         self.client = client
         self.setProtocolOptions(
             failByDrop=False, openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0

@@ -43,7 +43,7 @@ class Size:
         return self.operators * self.window
 
 
-FULL = Size(rounds=5, seconds=1.2, operators=8, window=16, fan=100, growths=2, few=500, many=2500, settle=1.5)
+FULL = Size(rounds=5, seconds=1.0, operators=8, window=16, fan=100, growths=2, few=500, many=2500, settle=1.5)
 QUICK = Size(rounds=1, seconds=0.2, operators=2, window=4, fan=8, growths=1, few=25, many=150, settle=0.3)
 
 RELAY, RELAY_ONE = "bare relay", "bare relay, one at a time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -87,6 +88,14 @@ def test_the_reference_is_as_it_was() -> None:
     """Another relay would make all figures that were taken before incomparable."""
     digest = hashlib.sha256((REPOSITORY / "benchmarks" / "ab.py").read_bytes()).hexdigest()
     assert digest == "62155da6c71286f058bfeacd4f1cb0489ce875d3f85476dd4401b6e9500365d0"
+
+
+def test_the_document_tells_of_every_figure() -> None:
+    document = (REPOSITORY / "docs" / "benchmarks.md").read_text("utf-8")
+    names = {plan.RELAY, plan.RELAY_ONE, plan.IDLE_RELAY, *plan.RATIOS}
+    assert {name for name in names if f"\n{name} " not in document} == set()
+    for told in (plan.FULL.devices, plan.FULL.fan, plan.FULL.few, plan.FULL.many):
+        assert re.search(rf"\b{told}\b", document), told
 
 
 # -- frames

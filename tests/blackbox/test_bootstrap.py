@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from kit import WEB_PATH, WS_PATH, Device, Http, Json, Reply, Server, Socket, World, eventually, handshake_status, ok
+from kit_http import line
 from kit_people import BAD_LOGIN, granted, refused, standard
 
+BAD_FIELD = 1004000002
 PROXY, OTHER_PROXY, LEGACY, ELSEWHERE = "127.0.1.1", "127.0.1.7", "127.0.2.5", "127.0.3.1"
 OLD_BOX = "10.9.0.5"
 SERVER: dict[str, Any] = {
@@ -191,6 +193,16 @@ def test_a_wrong_key_is_not_no_key(world: World, dev_key: str) -> None:
     granted(adapter.step_1())
 
 
+@pytest.mark.parametrize("dev_key", ["", None, 5])
+def test_a_key_that_is_none(world: World, dev_key: object) -> None:
+    """It is not left out: wrong, or of a wrong type."""
+    device = enrolled(world)
+    body = {"user_type": "dev", "dev_refid": device.dev_refid, "dev_key": dev_key}
+    with world.server.unchanged(leave_out=()):
+        reply = world.http.seen_from(LEGACY).request("POST", f"{WEB_PATH}/login", body)
+        assert reply.json["ecode"] in ((BAD_LOGIN, BAD_FIELD) if dev_key == "" else (BAD_FIELD,))
+
+
 def test_a_disabled_device_is_refused(world: World) -> None:
     old, new = enrolled(world), enrolled(world, key_required=True)
     for device in (old, new):
@@ -203,7 +215,7 @@ def test_an_operator_without_a_password_is_nobody(world: World) -> None:
     """What holds for old devices opens nothing else."""
     body = {"user_type": "user", "user_name": "admin"}
     reply = world.http.seen_from(LEGACY).request("POST", f"{WEB_PATH}/login", body)
-    refused(reply, 1004000002, "$.password")
+    refused(reply, BAD_FIELD, "$.password")
 
 
 # -- behind a proxy
@@ -247,6 +259,23 @@ def test_spoofed_behind_a_proxy(world: World, forwarded: str) -> None:
         assert Adapter(http, device.dev_refid).step_1().status in (200, 401)
         return
     no_entry(world, Adapter(http, device.dev_refid))
+
+
+@pytest.mark.parametrize(("lines", "is_let_in"), [((OLD_BOX, "192.0.2.1"), False), (("192.0.2.1", OLD_BOX), True)])
+def test_forwarded_in_two_headers(world: World, lines: tuple[str, str], is_let_in: bool) -> None:
+    """They are one list, in their order."""
+    device = enrolled(world)
+    with line(world.http.seen_from(PROXY)) as connection:
+        request = connection.message(
+            "POST", f"{WEB_PATH}/login", {"user_type": "dev", "dev_refid": device.dev_refid}, x_forwarded_for=lines[0]
+        )
+        more = f"x-forwarded-for: {lines[1]}\r\n\r\n".encode()
+        connection.sock.sendall(request.replace(b"\r\n\r\n", b"\r\n" + more, 1))
+        reply = connection.receive()
+    if is_let_in:
+        granted(reply)
+    else:
+        refused(reply, BAD_LOGIN)
 
 
 @pytest.mark.parametrize("source", ["", ELSEWHERE])

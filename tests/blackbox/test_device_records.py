@@ -21,6 +21,7 @@ from kit import (
     silent,
     unknown,
 )
+from kit_http import line
 
 SERVER = {"device_timeout": 1.5}
 OFFLINE, SILENT = 1005030001, 1005040001
@@ -150,6 +151,22 @@ def test_resync_sends_again_what_was_refused(world: World) -> None:
     task = device.holding(task_id)
     assert task is not None
     assert task["store_conf"]["file_b64"] == "AA=="
+
+
+# -- who is not enrolled
+
+
+def test_the_latest_thousand_unknown_devices(world: World) -> None:
+    """The last one first; what came before them is forgotten, and so is all when the server stops."""
+    with line(world.http) as connection:
+        for number in range(1005):
+            body = {"user_type": "dev", "dev_refid": f"knock-{number}", "dev_key": "x"}
+            assert connection.ask("POST", "/webapi/v1/login", body).status == 401
+    found = payload(world.admin.call("get devices/unknown"))["unknown"]
+    assert [item["dev_refid"] for item in found] == [f"knock-{number}" for number in range(1004, 4, -1)]
+    assert {item["count"] for item in found} == {1}
+    world.restart()
+    assert payload(world.admin.call("get devices/unknown")) == {"unknown": []}
 
 
 # -- the record of a device

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from kit import Json, World, handshake_status, ok
+from kit_http import line
 from kit_people import BAD_LOGIN, NO_TOKEN, Person, assert_ended, granted, refused, standard, tokens_work
 
 NOT_JSON, BAD_FIELD, TOO_LARGE = 1004000001, 1004000002, 1004130001
@@ -95,14 +97,21 @@ def test_a_second_use_ends_the_family_of_a_device(world: World) -> None:
 
 
 def test_many_uses_at_once_are_one_use(world: World) -> None:
-    """Of two programs that share an `rtoken` one gets tokens, and then both are out."""
+    """Of programs that share an `rtoken` one gets new tokens, and by the next use all are out."""
     person = Person(world)
     login = person.login()
-    first = world.http.token(login["rtoken"])
-    second = world.http.token(login["rtoken"])
-    traded = granted(first)
-    refused(second, NO_TOKEN)
-    assert_ended(world, traded)
+    client = person.client(login)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(line(world.http)) for _ in range(5)]
+        for each in lines:
+            each.send("POST", "/webapi/v1/token", {"rtoken": login["rtoken"]})
+        replies = [each.receive() for each in lines]
+    (first,) = [reply for reply in replies if reply.status == 200]
+    for reply in replies:
+        if reply is not first:
+            refused(reply, NO_TOKEN)
+    assert client.wait_closed() == 1008
+    assert_ended(world, granted(first))
     granted(person.try_login())
 
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from devconf import wire
 from devconf.commands.registry import Registry
-from devconf.errors import CommandFailed
+from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 
 #: Who asks, if the host does not say.
@@ -35,9 +35,11 @@ def ask(
                 progress(done, total)
 
     method, space, resource = command.partition(" ")
-    message = wire.encode({"command": f"{method}{space}{wire.PREFIX}{resource}", "params": params})
     try:
+        message = wire.encode({"command": f"{method}{space}{wire.PREFIX}{resource}", "params": params})
         request = wire.request_of(wire.decode_object(message))
+    except (UnicodeEncodeError, RecursionError) as error:
+        return succeed({"ecode": int(Ecode.NOT_AN_OBJECT), "enote": f"the message cannot be JSON in UTF-8: {error}"})
     except CommandFailed as failure:
         return succeed({"ecode": int(failure.ecode), "enote": failure.enote})
     # As it would be on the wire: nothing in it is ours, and the host may change it.

@@ -84,7 +84,7 @@ class Front:
         temporary = " ".join(
             f"{kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        text = f"daemon off; master_process off; pid nginx.pid;\n{MAIN}\n"
+        text = f"daemon off; master_process off; pid nginx.pid; error_log error.log warn;\n{MAIN}\n"
         text += f"http {{ access_log off; {temporary}\ninclude {self.folder}/devconf.conf; }}\n"
         (self.folder / "nginx.conf").write_text(text, "utf-8")
 
@@ -105,13 +105,18 @@ class Front:
         self.server.start()
         self._nginx = subprocess.Popen(self._command, cwd=self.folder, stdin=subprocess.DEVNULL)
         while not self.answers():
-            assert self._nginx.poll() is None, (self.folder / "error.log").read_text("utf-8")
+            assert self._nginx.poll() is None, self.complaints
         self.atoken: str = self.login({"user_type": "user", "user_name": "admin", "password": PASSWORD}).json["atoken"]
 
     def answers(self) -> bool:
         with suppress(OSError):
             return self.ask("GET", "/readyz").status == 200
         return False
+
+    @property
+    def complaints(self) -> str:
+        """What nginx has logged, from warnings on."""
+        return (self.folder / "error.log").read_text("utf-8")
 
     def stop(self) -> None:
         if self._nginx is not None:
@@ -121,16 +126,25 @@ class Front:
 
     # -- clients
 
-    def connection(self, source: str = "127.0.0.1") -> socket.socket:
-        """A connection to nginx."""
-        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE, (source, 0))
+    def connection(self, source: str = "127.0.0.1", room: int | None = None) -> socket.socket:
+        """A connection to nginx, with ``room`` bytes for what was not read yet."""
+        connection = socket.socket()
+        if room is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(PATIENCE)
+        try:
+            connection.bind((source, 0))
+            connection.connect(("127.0.0.1", self.port))
+        except OSError:
+            connection.close()
+            raise
         return connection
 
-    def channel(self, source: str = "127.0.0.1") -> http.client.HTTPConnection:
+    def channel(self, source: str = "127.0.0.1", room: int | None = None) -> http.client.HTTPConnection:
         """A connection to nginx that speaks HTTP within TLS."""
         channel = http.client.HTTPConnection(NAME)
-        channel.sock = self.context.wrap_socket(self.connection(source), server_hostname=NAME)
+        channel.sock = self.context.wrap_socket(self.connection(source, room), server_hostname=NAME)
         return channel
 
     def ask(self, method: str, path: str, body: Any = None, *, source: str = "127.0.0.1", **headers: str) -> Reply:

@@ -35,8 +35,8 @@ class Limits:
         base64, and 64 KiB more; beyond that the WebSocket is closed (1009), and HTTP answers ``1004130001``.
     :ivar device_message_max: The largest message from a device, in bytes. The WebSocket of a device that sends a larger
         one is closed (1009). It does not bound what is sent to devices.
-    :ivar login_message_max: The largest body of a login, in bytes. A larger one is answered ``1004130001``. A name and
-        a password, or a key, have to fit in.
+    :ivar login_message_max: The largest body of a login, of ``token`` and of ``logout``, in bytes. A larger one is
+        answered ``1004130001``. A name and a password, or a key, have to fit in.
     :ivar requests_per_connection: How many requests of one connection may be in flight. One more is answered
         ``1004290001``.
     :ivar outstanding_per_device: How many messages to one device may wait for its answer. Further ones wait in the

@@ -101,6 +101,18 @@ def test_a_server_starts_on_it(world: World, device: Device, tmp_path: Path) -> 
         server.stop()
 
 
+@pytest.mark.parametrize(
+    "header",
+    [{"range": "bytes=100-199"}, {"if-modified-since": "Tue, 01 Jan 2999 00:00:00 GMT"}],
+    ids=["range", "since"],
+)
+def test_never_a_part_of_it(world: World, device: Device, header: dict[str, str]) -> None:
+    """Each answer is a copy of another moment: parts of two would make no database, and none is "not modified"."""
+    reply = world.http.request("GET", BACKUP, headers={"authorization": world.admin.atoken, **header})
+    assert reply.status == 200
+    assert reply.body.startswith(b"SQLite format 3\x00")
+
+
 @contextmanager
 def busy(world: World) -> Iterator[list[str]]:
     """Commands one after the other, all the time; the `task_id`s made so far."""

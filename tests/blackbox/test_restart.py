@@ -52,6 +52,8 @@ def test_killed_while_it_configures(world: World) -> None:
         device.wait_for(lambda device=device: runs(device, task_id, NEW))  # type: ignore[misc]
     world.restart(kill=True)
     assert algos(world.task(task_id)["algo_comb"]) == OLD
+    (last,) = ok(world.operator.call("get commands", {"task_id": task_id, "limit": 1}))["commands"]
+    assert (last["outcome"], last["ecode"]) == ("failed", 1005040001)
     for device in (good, mute):
         world.connect(device)
         device.wait_for(lambda device=device: runs(device, task_id, OLD))  # type: ignore[misc]

@@ -16,6 +16,7 @@ from kit_people import NOT_ALLOWED, refused
 
 BAD_FIELD, NO_COMMAND = 1004000002, 1004000003
 WRONG = {"colour": "blue"}
+CHANNEL = {"url": "rtsp://user:secret@192.0.2.7/1"}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,13 @@ def other(world: World) -> Device:
     return world.device(connect=False, keep=True)
 
 
+@pytest.fixture(scope="module")
+def subtask(world: World, device: Device) -> str:
+    return world.subtask(world.video_task(), device, vchan=CHANNEL)
+
+
 @pytest.fixture(autouse=True)
-def unchanged(world: World, device: Device, other: Device) -> Iterator[None]:
+def unchanged(world: World, device: Device, other: Device, subtask: str) -> Iterator[None]:
     """Nothing of all this writes anything, not even a line of history."""
     with world.server.unchanged(leave_out=()):
         yield
@@ -91,3 +97,14 @@ def test_contents_are_for_operators(world: World, way: str) -> None:
             failed(answer, NOT_ALLOWED)
         else:
             ok(answer)
+
+
+@pytest.mark.parametrize("way", ["websocket", "http"])
+def test_video_channels_are_for_operators(world: World, subtask: str, way: str) -> None:
+    """They may hold a camera's password."""
+    for client in (world.viewer, world.operator, world.admin):
+        asker = client if way == "websocket" else Mirror(world.http, client.atoken)
+        (item,) = ok(asker.call("get subtasks", {"subtask_id": subtask}))["subtasks"]
+        seen = {"subtask_id", "task_id", "dev_unid", "rev", "state"}
+        assert set(item) == (seen if client is world.viewer else seen | {"vchan"})
+        assert item.get("vchan", CHANNEL) == CHANNEL

@@ -39,7 +39,10 @@ def ask(raw: RawSocket, command: str, req_id: str, **params: Any) -> None:
 
 
 def messages(raw: RawSocket) -> Iterator[dict[str, Any]]:
+    """What comes until the connection is closed."""
     for opcode, payload in raw.frames():
+        if opcode == 8:
+            return
         if opcode == 1:
             yield json.loads(payload)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kit import WEB_PATH, Device, Json, Reply, World, handshake_status
+from kit import WEB_PATH, Device, Json, World, handshake_status
+from kit_people import refused
 
 NOT_JSON, BAD_FIELD = 1004000001, 1004000002
 NO_TOKEN, BAD_LOGIN, NOT_ALLOWED, TOO_LARGE = 1004010001, 1004010003, 1004030001, 1004130001
@@ -31,14 +32,6 @@ def named(body: object, device: Device) -> object:
     if not isinstance(body, dict):
         return body
     return {k: device.dev_refid if v == "{refid}" else v for k, v in body.items()}
-
-
-def refused(reply: Reply, ecode: int, says: str = "") -> None:
-    assert reply.status == ecode // 10_000 % 1000, reply
-    body = reply.json
-    assert says in body["enote"]
-    assert body["enote"]
-    assert body == {"ecode": ecode, "enote": body["enote"]}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +86,17 @@ def test_register_refused(world: World, pair: tuple[Device, Device]) -> None:
         (body | {"tasks": [{"task_id": "t"}]}, "$.tasks[0].rev"),
     ]:
         refused(world.http.register(device.dev_unid, device.atoken, wrong_body), BAD_FIELD, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "login"), ("PUT", "token"), ("GET", "logout"), ("POST", "backup"), ("POST", "login/"), ("GET", "nothing")],
+)
+def test_no_such_address_or_method(world: World, method: str, path: str) -> None:
+    """A failure as any other, in JSON."""
+    reply = world.http.request(method, f"{WEB_PATH}/{path}", {}, atoken=world.admin.atoken)
+    refused(reply, reply.json["ecode"])
+    assert 400 <= reply.status < 500
 
 
 def test_a_ticket_works_once(world: World) -> None:

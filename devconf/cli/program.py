@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from devconf.cli.output import printable
 from devconf.cli.status import Failed, Status
 
 #: Other names that a group may be called by. ``user`` is not one: it is a group of its own.
@@ -93,4 +94,4 @@ class Program(click.Group):
 
 
 def _complain(text: str) -> None:
-    click.echo(f"devconf: {' '.join(text.split())}", err=True)
+    click.echo(f"devconf: {printable(' '.join(text.split()))}", err=True)

@@ -58,16 +58,15 @@ def _copy(source: Path, copy: Path) -> None:
     from devconf.store.tables import credentials
 
     try:
-        inspect(source)
         _remove(copy)
         os.close(create(copy))
         shutil.copyfile(source, copy)
         if Path(f"{source}-wal").exists():  # it is no backup of ours, but a database with all that is beside it
             shutil.copyfile(f"{source}-wal", f"{copy}-wal")
+        inspect(copy)
         with closing(sqlite3.connect(copy)) as connection, connection:
             # Who logged out since the backup was made must not be logged in again.
             connection.execute(f"DELETE FROM {credentials.name}")
-        inspect(copy)
     except (Unsound, sqlite3.Error) as error:
         raise Failed(f"{source} cannot be restored: {error}") from None
     with open(copy, "rb+") as written:
@@ -78,8 +77,10 @@ def _keep(path: Path) -> Path:
     """Give the present database a second name, with what is beside it, and leave nothing beside ``path``."""
     stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y%m%dT%H%M%SZ")
     kept = path.with_name(f"{path.name}.before-{stamp}")
-    if kept.exists():
-        raise Failed(f"{kept} is there already; wait a second")
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.before-{stamp}-{number}")
     # At no moment is there no database: `path` is replaced in the end.
     for end in ("", "-wal", "-journal"):
         if Path(f"{path}{end}").exists():

@@ -103,3 +103,11 @@ async def put(session: Session, file: tuple[Path, bytes], unid: str, name: str |
     response = await session.ask("put store_confs", params, doing=f"{path.name} to devices")
     text = f"storage configuration {unid} is rev {response['rev']} now"
     await session.done(response, f"{text}; {response['delivered']} of {response['total']} have got it")
+
+
+@store_confs.command("remove")
+@click.argument("unid")
+@networked
+async def remove(session: Session, unid: str) -> None:
+    """Delete a storage configuration that no task uses."""
+    await session.done(await session.ask("delete store_confs", {"unid": unid}), f"storage configuration {unid} is gone")

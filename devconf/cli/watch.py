@@ -75,6 +75,7 @@ async def _watch(reactor: Any, account: Account, out: Output, topics: list[str],
         client.when_ended().addErrback(lambda failure: None if done.called else done.errback(failure))
         client.subscribe(topics, happened, missed).chainDeferred(subscribed)
         await logging_in(account, subscribed)
+        out.note(f"watching {', '.join(topics)} at {account.url}")
         await logging_in(account, done)
     except CannotConnect as failure:
         raise Failed(failure, Status.NOT_CONNECTED) from None

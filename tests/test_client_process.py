@@ -14,28 +14,7 @@ from zope.interface import implementer
 
 from devconf.client import CannotConnect, LastingClient, Message, RequestFailed, connect
 from devconf.device import Device, IApplication, Journal, Order
-from devconf.sandbox import USER, Folder, ServerProcess
-
-
-class Process:
-    """A server process that can be killed and started again on the same port and database."""
-
-    def __init__(self, reactor: Any, folder: Path) -> None:
-        self.reactor = reactor
-        self.folder = Folder(folder)
-        self.folder.prepare()
-
-    async def start(self) -> None:
-        self.server = ServerProcess(self.reactor, self.folder)
-        await self.server.ready()
-
-    async def kill(self) -> None:
-        self.server._process.signalProcess("KILL")
-        await self.server.when_ended()
-
-    async def stop(self) -> None:
-        await self.server.stop()
-        self.folder.close()
+from tests.server_process import Process
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +24,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = Process(reactor, tmp_path_factory.mktemp("server"))
     pytest_twisted.blockon(Deferred.fromCoroutine(process.start()))
     yield process
-    pytest_twisted.blockon(Deferred.fromCoroutine(process.stop()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(process.end()))
 
 
 @implementer(IApplication)
@@ -96,9 +75,9 @@ async def test_a_server_that_is_killed_and_comes_back(process: Process, tmp_path
     owner = Owner()
     client = LastingClient(
         process.reactor,
-        process.folder.url,
-        USER,
-        process.folder.password,
+        process.url,
+        process.user,
+        process.password,
         connected=lambda: owner.hear("connected"),
         lost=lambda _why: owner.hear("lost"),
     )
@@ -111,7 +90,7 @@ async def test_a_server_that_is_killed_and_comes_back(process: Process, tmp_path
     enrolled = await client.request("post devices", {"dev_refid": "gate-7"})
     journal = Journal(str(tmp_path / "gate-7.json"))
     application = Application()
-    device = Device(process.reactor, process.folder.url, "gate-7", enrolled["dev_key"], application, journal=journal)
+    device = Device(process.reactor, process.url, "gate-7", enrolled["dev_key"], application, journal=journal)
     arrived = owner.next(("gate-7", "connected"))
     device.start()
     await arrived
@@ -143,9 +122,9 @@ async def test_a_login_that_is_ended_elsewhere_is_renewed(process: Process) -> N
     owner = Owner()
     client = LastingClient(
         process.reactor,
-        process.folder.url,
-        USER,
-        process.folder.password,
+        process.url,
+        process.user,
+        process.password,
         connected=lambda: owner.hear("connected"),
         lost=lambda why: owner.hear(why.code),
     )
@@ -164,9 +143,9 @@ async def test_a_login_that_is_ended_elsewhere_is_renewed(process: Process) -> N
 
 
 async def test_an_account_that_is_deleted_ends_the_client(process: Process) -> None:
-    admin = await connect(process.reactor, process.folder.url, USER, process.folder.password)
+    admin = await connect(process.reactor, process.url, process.user, process.password)
     await admin.request("post users", {"user_name": "bob", "role": "viewer", "password": "bobs secret"})
-    client = LastingClient(process.reactor, process.folder.url, "bob", "bobs secret")
+    client = LastingClient(process.reactor, process.url, "bob", "bobs secret")
     client.start()
     assert (await client.request("get tasks"))["ecode"] == 0
     ended = client.when_ended()
@@ -179,7 +158,7 @@ async def test_an_account_that_is_deleted_ends_the_client(process: Process) -> N
 
 
 async def test_after_logging_out_the_tokens_are_worth_nothing(process: Process) -> None:
-    client = LastingClient(process.reactor, process.folder.url, USER, process.folder.password)
+    client = LastingClient(process.reactor, process.url, process.user, process.password)
     client.start()
     await client.when_connected()
     login = client._login

@@ -32,32 +32,29 @@ def run(main: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     received: list[int] = []
 
     def start() -> None:
-        # The reactor has its own by now, which would stop it under our feet.
+        running = Deferred.fromCoroutine(main(reactor))
+
+        def interrupt(number: int) -> None:
+            received.append(number)
+            if len(received) > 1:
+                reactor.stop()
+            else:
+                running.cancel()
+
+        # The reactor has handlers of its own by now, which would stop it under our feet.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: reactor.callFromThread(interrupt, number))
         running.addBoth(done)
 
-    def interrupt(number: int) -> None:
-        received.append(number)
-        if len(received) > 1:
-            reactor.stop()
-        else:
-            running.cancel()
-
     def done(result: Any) -> None:
         outcome.append(result)
-        if reactor.running:
+        if len(received) < 2:
             reactor.stop()
 
-    begin: Deferred[None] = Deferred()
-    running = begin.addCallback(lambda _: Deferred.fromCoroutine(main(reactor)))
     reactor.callWhenRunning(start)
-    reactor.callWhenRunning(begin.callback, None)
     reactor.run()
-    if received:
-        raise Interrupted(received[0])
-    if not outcome:
-        raise Interrupted(signal.SIGTERM)  # stopped by somebody else
+    if received or not outcome:
+        raise Interrupted(received[0] if received else signal.SIGINT)
     if isinstance(outcome[0], Failure):
         outcome[0].raiseException()
     result: T = outcome[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -83,15 +82,20 @@ class Program(click.Group):
         except (click.Abort, KeyboardInterrupt):
             return Status.INTERRUPTED
         except OSError as error:
-            if error.errno != errno.EPIPE:
-                _complain(f"{error.filename or 'the system'}: {error.strerror}")
-            else:
-                # Whoever read the output has gone, as `head` does. Python would complain once more at its exit.
-                with contextlib.suppress(OSError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno != errno.EPIPE:  # else whoever read the output has gone, as `head` does
+                _complain(f"{error.filename or 'the output'}: {error.strerror}")
+            _close_output()
             return Status.FAILED
         return status if isinstance(status, int) else Status.DONE
 
 
 def _complain(text: str) -> None:
     click.echo(f"devconf: {printable(' '.join(text.split()))}", err=True)
+
+
+def _close_output() -> None:
+    """Write no more: Python would try once more when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

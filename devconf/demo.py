@@ -21,13 +21,14 @@ from twisted.internet.task import deferLater, react
 from devconf.client import CannotConnect, Client, Disconnected, Message, RequestFailed, connect
 from devconf.errors import Ecode
 from devconf.sandbox import USER, Folder, SandboxFailed, ServerProcess
-from devconf.simulator import Simulator
+from devconf.simulator.fleet import Simulator
+from devconf.simulator.plan import Manners
 
 DEVICES = ["demo-1", "demo-2", "demo-3", "demo-4"]
 
 #: Seconds until the devices are online.
 ONLINE_WITHIN = 30.0
-#: Seconds that a simulated device needs for an order.
+#: Seconds that a simulated device needs for an order, on average.
 LATENCY = 0.05
 
 
@@ -193,7 +194,7 @@ async def play(reactor: Any, folder: Folder, once: bool) -> None:
         await server.ready()
         client = await connect(reactor, folder.url, USER, folder.password)
         show = Show(reactor, client)
-        simulator = Simulator(reactor, folder.url, await show.enrol(folder), latency=LATENCY)
+        simulator = Simulator(reactor, folder.url, await show.enrol(folder), manners=Manners(latency=LATENCY))
         simulator.start()
         task_id = await show.run(await show.online())
         say(f"\nAddress {folder.url}   user {USER}   password {folder.password}\n\nTry:")

@@ -22,6 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from devconf.client import Client, connect
 from devconf.device import Device, Order, Refuse
+from tests.cli_loaded import Loaded
 
 BIN = Path(sys.executable).parent
 #: Seconds: the upper limit of anything that should happen.
@@ -69,6 +70,7 @@ class Place:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.credentials: dict[str, str] = {}
+        self._loaded = Loaded()
         made = self.run("init", str(folder), "--port", str(self.port), "--json")
         assert (made.status, made.err) == (0, "")
         self.password = made.json["password"]
@@ -78,7 +80,7 @@ class Place:
         self._process: subprocess.Popen[bytes] | None = None
 
     def popen(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-        """The command, begun."""
+        """The program, begun."""
         return subprocess.Popen(
             [BIN / "devconf", *args],
             cwd=self.folder,
@@ -93,10 +95,10 @@ class Place:
 
     def run(self, *args: str | Path, text: str = "", env: dict[str, str] | None = None) -> Done:
         """The command, once it has ended."""
-        with self.popen(*args, env=env) as process:
-            out, err = process.communicate(text, timeout=PATIENCE)
+        known = environ(self.folder, **(self.credentials if env is None else env))
+        status, out, err = self._loaded.run([str(arg) for arg in args], text, known, self.folder, PATIENCE)
         assert "Traceback" not in err, err
-        return Done(process.returncode, out, err)
+        return Done(status, out, err)
 
     async def devconf(self, *args: str | Path, text: str = "", env: dict[str, str] | None = None) -> Done:
         """The command, once it has ended; devices on the reactor of the tests answer meanwhile."""
@@ -139,6 +141,11 @@ class Place:
             process.terminate()
             process.wait(PATIENCE)
 
+    def close(self) -> None:
+        """Stop all of it."""
+        self.stop()
+        self._loaded.close()
+
 
 async def both(one: Awaitable[Done], other: Awaitable[Done]) -> list[Done]:
     """Two commands at the same time."""
@@ -150,11 +157,11 @@ async def both(one: Awaitable[Done], other: Awaitable[Done]) -> list[Done]:
 def serving(folder: Path) -> Iterator[Place]:
     """A place with a server that runs."""
     place = Place(folder)
-    place.start()
     try:
+        place.start()
         yield place
     finally:
-        place.stop()
+        place.close()
 
 
 class Box:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from twisted.internet.threads import deferToThread
 
-from tests.cli_kit import BIN, PATIENCE, Place, environ, operator, serving
+from tests.cli_kit import BIN, PATIENCE, Place, environ, online, operator, serving
 
 pytestmark = [pytest.mark.limit(120), pytest.mark.timeout(150, method="signal")]
 
@@ -104,6 +105,12 @@ async def test_name_and_password_are_asked_for_and_a_table_comes(place: Place) -
         assert "─────" in screen.text
 
 
+def test_ids_stay_whole_where_there_is_no_room(place: Place) -> None:
+    with terminal(place, "users", "list", COLUMNS="30", **place.credentials) as screen:
+        assert screen.end() == 0
+        assert re.search(r"\n [0-9a-f]{32} +admin +admin *\n", screen.text), screen.text
+
+
 def test_json_at_a_terminal_is_for_reading(place: Place) -> None:
     with terminal(place, "users", "list", "--json", **place.credentials) as screen:
         assert screen.end() == 0
@@ -141,6 +148,25 @@ def test_progress_is_shown(place: Place) -> None:
         assert screen.text.endswith(
             "200 enrolled, 0 there already, 0 not enrolled; the keys are in bars.keys.csv, which only you may read\n"
         )
+
+
+async def test_how_far_a_storage_configuration_has_got_is_shown(place: Place) -> None:
+    async with online(place, "box-1") as (_, one), online(place, "box-2") as (box, other), operator(place) as client:
+        conf = await client.request("post store_confs", {"name": "disk", "file_ext": "xml", "file_b64": "PGEvPg=="})
+        params = {"name": "t", "task_type": "pic", "dev_unids": [one, other], "store_conf_unid": conf["unid"]}
+        await client.request("post tasks", params)
+        box.silent = True
+        (place.folder / "disk.xml").write_text("<b/>")
+
+        def put() -> Terminal:
+            with terminal(place, "store-confs", "put", "disk.xml", "--unid", conf["unid"], **place.credentials) as seen:
+                assert seen.end() == 7
+                return seen
+
+        screen = await deferToThread(put)
+    assert re.search(r"disk\.xml to devices ━+╺━+ 1/2", screen.text), screen.text
+    assert re.search(rf"\n box-2 +{other} +pending ", screen.text), screen.text
+    assert screen.text.endswith("\ndevconf: 1005040001: stored; 1 of 2 will get it when they return\n")
 
 
 def completions(folder: Path, *words: str) -> list[str]:

@@ -108,12 +108,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD if headings else None, show_header=bool(headings), pad_edge=False)
-    for heading in headings or ("", ""):
-        made.add_column(heading)
+    for number, heading in enumerate(headings or ("", "")):
+        # Ids stay whole, so that they can be copied.
+        made.add_column(heading, no_wrap=not any(" " in row[number] for row in rows), overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     console = Console()
-    # Ids stay whole, so that they can be copied: where there is no room for them, the terminal wraps the line.
+    # Where there is no room for them, the terminal wraps the line.
     least = Measurement.get(console, console.options.update(max_width=10_000), made).minimum
     Console(width=max(console.width, least)).print(made)
 

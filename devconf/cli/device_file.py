@@ -124,7 +124,8 @@ def _records(text: str) -> Iterator[tuple[int, list[str]]]:
     # Some spreadsheets say in a line of its own what separates the cells.
     said = re.match(r"sep=(.)\r?\Z", first)
     separator = said[1] if said else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(rest if said else text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    source = io.StringIO(rest if said else text, newline="")
+    reader = csv.reader(source, delimiter=separator, skipinitialspace=True, strict=True)
     number = before = int(bool(said))
     try:
         for cells in reader:

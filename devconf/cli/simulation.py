@@ -34,8 +34,8 @@ from devconf.simulator.work import Work
 ANSWER_WITHIN = 150.0
 #: Seconds from one look at the time and at signals to the next.
 TICK = 0.2
-#: Findings that are printed.
-SHOWN = 20
+#: Findings that are printed, and devices that are not in.
+SHOWN, NOTED = 20, 5
 
 _LOST = (CannotConnect, Disconnected, NoResponse)
 
@@ -272,6 +272,8 @@ class Simulation:
                 for row in report.rows
             ],
         )
+        for note in report.notes[:NOTED]:
+            self._say(f"not in: {note.dev_refid}: {note.what}")
         for finding in report.unexplained[:SHOWN]:
             where = "" if finding.key is None else f" (task {finding.key[0]}, subtask {finding.key[1] or '-'})"
             self._say(f"unexplained: {finding.dev_refid}: {finding.what}{where}")

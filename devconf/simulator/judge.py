@@ -26,7 +26,7 @@ class Report:
 
     :ivar seconds: since the start of the simulation.
     :ivar settled: whether all had come to rest in the time that they were given; None: they were given none.
-    :ivar notes: findings about devices that could not come in, and are explained by that.
+    :ivar notes: which devices are not in.
     """
 
     seconds: float
@@ -63,6 +63,7 @@ class Report:
                 }
                 for row in self.rows
             ],
+            "not_in": [{"dev_refid": note.dev_refid, "what": note.what} for note in self.notes[:SHOWN]],
             "unexplained": [_as_json(finding) for finding in self.unexplained[:SHOWN]],
             "unexplained_omitted": max(0, len(self.unexplained) - SHOWN),
         }

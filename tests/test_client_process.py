@@ -50,6 +50,10 @@ class Application:
         self.done.append(order.kind)
 
 
+# A server that is killed and started on a busy machine takes its time.
+pytestmark = pytest.mark.limit(120)
+
+
 class Owner:
     """What the program that has the client is told."""
 

@@ -154,7 +154,8 @@ class DevconfService(MultiService):
             limits.operator_message_max,
             lambda: seams.in_thread(backup.copy, config.database),
         )
-        self.resource = Root(make_app([ways_in, mirror, Descriptions(self.registry)]), upgrade)
+        app = make_app([ways_in, mirror, Descriptions(self.registry)])
+        self.resource = Root(app, upgrade, lambda: self._running)
 
     # -- starting and stopping
 

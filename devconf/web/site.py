@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.protocol import connectionDone
@@ -65,13 +65,20 @@ def _broken(request: Request, failure: Failure) -> bytes:
 class Root(Resource):
     """Everything of ours below one resource, which an existing site may hold."""
 
-    def __init__(self, app: Klein, upgrade: IResource) -> None:
+    def __init__(self, app: Klein, upgrade: IResource, ready: Callable[[], bool]) -> None:
+        """Take what is below.
+
+        :param ready: whether commands are taken. The site of a host is there also while we are not.
+        """
         super().__init__()
         self._rest = app.resource()
+        self._ready = ready
         self.putChild(b"wsapi", upgrade)
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """See ``IResource``."""
+        if path == b"webapi" and not self._ready():
+            return _NotReady()
         # What the site has taken from the path is put back: Klein's routes name the whole of it.
         request.prepath, request.postpath = (request.prepath or [])[:-1], [path, *(request.postpath or [])]
         return self._rest
@@ -80,6 +87,14 @@ class Root(Resource):
         """See ``IResource``: our own address without a slash at its end."""
         request.postpath = [b""]
         return self._rest.render(request)
+
+
+class _NotReady(Resource):
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        enote = "the server is starting or stopping; try again later"
+        return render(request, CommandFailed(Ecode.STOPPING, enote))
 
 
 class BoundedRequest(Request):

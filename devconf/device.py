@@ -273,7 +273,8 @@ class Device:
             work = self._take_turn(client, req_id, command, partial(_order, kind, params))
         busy = Deferred.fromCoroutine(work)
         self._busy.add(busy)
-        busy.addErrback(_trap_cancelled).addBoth(lambda _: self._busy.discard(busy))
+        busy.addErrback(_trap_cancelled).addErrback(lambda failure: _log.failure("an order went wrong", failure))
+        busy.addCallback(lambda _: self._busy.discard(busy))
 
     async def _answer(self, client: Client, req_id: Any, command: str, work: Callable[[], Awaitable[Message]]) -> None:
         try:

@@ -159,6 +159,10 @@ def test_it_subscribes_again(bench: Bench) -> None:
     assert (events, missed) == ([first, second], [None])
     event(bench, "devices", 5)
     assert missed == [None, 3]
+    bench.come_back(1)
+    answer(bench, ["commands", "devices"])
+    event(bench, "devices", 3)
+    assert missed == [None, 3, None, 2], "the new connection counts from 1"
 
 
 def test_requests_wait_until_it_is_subscribed_again(bench: Bench) -> None:

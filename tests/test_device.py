@@ -174,6 +174,19 @@ def test_the_turn_after_one_that_ended_at_once(bench: Bench) -> None:
     assert [order.rev for order in bench.application.done] == [1, 2, 3, 4]
 
 
+def test_a_turn_that_was_handed_on_is_still_taken(bench: Bench) -> None:
+    bench.start()
+    slow = [Deferred[Any](), Deferred[Any]()]
+    bench.application.answers += slow
+    bench.order("post", "a", task_id="t", rev=1)
+    bench.order("put", "b", task_id="t", rev=2)
+    slow[0].callback(None)
+    bench.order("put", "c", task_id="t", rev=3)
+    assert [order.rev for order in bench.application.done] == [1, 2]
+    slow[1].callback(None)
+    assert [order.rev for order in bench.application.done] == [1, 2, 3]
+
+
 def test_more_than_it_can_have_under_way_is_dropped(bench: Bench) -> None:
     """The server sends again what is not answered; so much of a server that behaves never comes."""
     socket = bench.start()

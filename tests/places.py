@@ -141,7 +141,7 @@ class SocketClient(MemoryClient):
         self.closed = None
 
         async def run() -> None:
-            tokens = await self.server.service.auth.login_user(self.user_name, self._password)
+            tokens = await self.server.service.auth.login_user(self.user_name, self.password)
             self.server.open(tokens, Socket(self.opened, self.received, self.lost))
 
         Deferred.fromCoroutine(run())

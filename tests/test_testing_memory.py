@@ -139,14 +139,14 @@ class Box:
 
 
 def test_programs_that_take_a_reactor_run_on_the_servers(server: MemoryServer) -> None:
-    server.client("alice").close()
+    alice = server.client("alice")
     box, enrolled = Box(), server.enrol("box")
     device = Device(server.reactor, server.url, "box", enrolled.dev_key, box)
     device.start()
     server.finish()
 
     async def program(reactor: Any) -> Any:
-        client = await connect(reactor, server.url, "alice", "the password of alice")
+        client = await connect(reactor, server.url, "alice", alice.password)
         task = {"name": "a", "task_type": "pic", "dev_unids": [enrolled.dev_unid]}
         response = await client.request("post tasks", task)
         await client.close()
@@ -162,11 +162,11 @@ def test_programs_that_take_a_reactor_run_on_the_servers(server: MemoryServer) -
 
 
 def test_programs_hear_of_a_crash_and_come_back(server: MemoryServer) -> None:
-    server.client("alice").close()
+    alice = server.client("alice")
     enrolled = server.enrol("box")
     device = Device(server.reactor, server.url, "box", enrolled.dev_key, Box())
     device.start()
-    opening = connect(server.reactor, server.url, "alice", "the password of alice")
+    opening = connect(server.reactor, server.url, "alice", alice.password)
     server.finish()
     client: Any = opening.result
     asked = client.request("post devices/call", {"dev_unid": enrolled.dev_unid, "command": "get x", "timeout": 300})

@@ -21,13 +21,14 @@ class MemoryClient:
     """An operator's client. All that a real one does on its socket is done here, but in memory and in still time.
 
     :ivar user_name: whose it is.
+    :ivar password: what other programs log in with, as the same user.
     :ivar heard: all messages it was ever sent.
     :ivar closed: code and reason, once its connection has ended; 1006 if it was cut.
     """
 
     server: Any  # MemoryServer
     user_name: str
-    _password: str
+    password: str
     heard: list[Message] = field(factory=list, init=False)
     closed: tuple[int, str] | None = field(default=None, init=False)
     _socket: Any = field(default=None, init=False)
@@ -44,7 +45,7 @@ class MemoryClient:
         if not self.server.running:
             raise AssertionError("the connection was not opened: the server does not run")
         self.closed = None
-        login = Deferred.fromCoroutine(self.server.service.auth.login_user(self.user_name, self._password))
+        login = Deferred.fromCoroutine(self.server.service.auth.login_user(self.user_name, self.password))
         self.server.finish()
         token = self.server.result(login)["atoken"]
         factory = _Factory(self.server, token, self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,18 +10,21 @@ from typing import Any
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
+from sqlalchemy.exc import OperationalError
 from treq.client import HTTPClient
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
 from devconf.client import CannotConnect, Client, connect
 from devconf.config import Config
 from devconf.errors import StartupError
 from devconf.service import DevconfService
+from devconf.testing import MemoryServer
 from tests.conftest import LoggedErrors
 
 ENDED = "this DevconfService has ended; make a new one to start again"
@@ -247,3 +251,22 @@ async def test_a_failure_that_nobody_waits_for_is_logged(host: Host, logged_erro
     ]
     with pytest.raises(StartupError):
         await service.when_ready()
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_disk_that_fails_is_told_and_the_service_can_be_stopped(
+    server: MemoryServer, logged_errors: LoggedErrors, waited_for: bool
+) -> None:
+    def broken(_connection: Any) -> None:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    told: list[Failure] = []
+    server.service.when_failed().addErrback(told.append)
+    if not waited_for:
+        server.service._await_failure.clear()
+    server.service.store.run(broken).addErrback(lambda _: None)
+    server.finish()
+    assert not server.service.ready
+    assert [failure.type for failure in told] == ([OperationalError] if waited_for else [])
+    assert len(logged_errors.flush()) == (1 if waited_for else 2)  # the store says so itself
+    assert server.result(server.service.request("get tasks"))["ecode"] == 1005030002

@@ -20,14 +20,14 @@ from devconf.service import DevconfService, Seams
 from devconf.store.writer import ThreadRunner
 from devconf.testing import MemoryClient, MemoryDevice, MemoryServer, prepared_database
 
-CONFIG = Config(device_timeout=1.0, limits=Limits(store_conf_max=1000))
+LIMITS = Limits(store_conf_max=1000)
 
 
 class InMemory:
     """Where the tests take place: in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.server = MemoryServer(folder, config=CONFIG)
+    def __init__(self, folder: Path, device_timeout: float) -> None:
+        self.server = MemoryServer(folder, config=Config(device_timeout=device_timeout, limits=LIMITS))
 
     async def start(self) -> None:
         """It runs already."""
@@ -58,7 +58,7 @@ class InMemory:
 class OverSockets:
     """Where the tests take place: on the reactor of the tests, over TCP."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device_timeout: float) -> None:
         from twisted.internet import reactor as installed
 
         reactor: Any = installed
@@ -67,8 +67,8 @@ class OverSockets:
         config = Config(
             listen=("tcp:0:interface=127.0.0.1",),
             database=f"sqlite:///{path}",
-            device_timeout=CONFIG.device_timeout,
-            limits=CONFIG.limits,
+            device_timeout=device_timeout,
+            limits=LIMITS,
         )
         seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), maybeDeferred)
         self.service = DevconfService(reactor, config, seams)

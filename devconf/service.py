@@ -50,7 +50,7 @@ from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
 from devconf.web.site import BoundedSite, Root, make_app
 from devconf.web.upgrade import Upgrade
-from devconf.web.ways_in import WaysIn
+from devconf.web.ways_in import REGISTER_MAX, WaysIn
 
 #: Connections that may wait to be accepted: a whole fleet comes back at once.
 BACKLOG = 4096
@@ -191,7 +191,7 @@ class DevconfService(MultiService):
         site = BoundedSite(
             self.resource,
             self._reactor,
-            limits.operator_message_max,
+            max(limits.operator_message_max, REGISTER_MAX),
             limits.connections_per_address_before_login,
             self._config.trusted_proxies,
         )
@@ -205,8 +205,10 @@ class DevconfService(MultiService):
     async def _listen(self, description: str, site: BoundedSite) -> IListeningPort:
         try:
             port: IListeningPort = await serverFromString(self._reactor, with_backlog(description)).listen(site)
-        except CannotListenError as error:
-            raise StartupError(f"cannot listen on {description}: {error.socketError}; see `listen`") from None
+        except Exception as error:
+            # An endpoint may read certificates, a file descriptor that was handed down, or a folder.
+            reason = error.socketError if isinstance(error, CannotListenError) else error
+            raise StartupError(f"cannot listen on {description}: {reason}; see `listen`") from None
         return port
 
     def _fail(self, failure: Failure) -> None:

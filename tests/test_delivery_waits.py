@@ -205,7 +205,7 @@ def test_progress_is_told_as_devices_answer(server: MemoryServer) -> None:
     )
     for device in devices:
         device.obey()
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 # -- register, resync ---------------------------------------------------------------------------------------------

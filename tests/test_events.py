@@ -113,7 +113,7 @@ def test_answers_of_devices_are_told_when_they_are_written(server: MemoryServer)
     assert page.events()[0]["data"] == {
         **told,
         "rev": message["params"]["rev"],
-        "state": "confirmed",
+        "state": "pending",  # it is to have the old one back
         "ecode": 0,
         "enote": "ok",
         "late": True,

@@ -17,12 +17,13 @@ from twisted.web.test.requesthelper import DummyChannel
 from devconf.config import Limits
 from devconf.store import accounts, devices
 from devconf.web.answers import peer_address
+from devconf.web.ways_in import REGISTER_MAX
 from tests.running import Start, connections, raw
 
 # -- bodies
 
-#: With contents of one byte, this is the largest body.
-LIMIT = Limits(store_conf_max=1).operator_message_max
+#: With contents of one byte, this is the largest body: a device's description of itself may always have that.
+LIMIT = REGISTER_MAX
 TOO_LARGE = {"ecode": 1004130001, "enote": f"the body is larger than {LIMIT} bytes"}
 
 

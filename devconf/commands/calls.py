@@ -97,12 +97,13 @@ class CallCommands:
     def _record(self, call: Call, command_id: str, started: float, ecode: Ecode, enote: str) -> None:
         params: CallDevice = call.params
         header = self._machine.header(command_id, call, {"dev_unid": params.dev_unid, "command": params.command})
-        self._machine.tell(header, started, ecode, enote)
+        now = self._machine.now()
+        self._machine.tell(header, started, now, ecode, enote)
         self._lines.append(
             {
                 **header,
                 "planned_at": started,
-                "settled_at": self._machine.now(),
+                "settled_at": now,
                 "ecode": int(ecode),
                 "enote": enote,
             }

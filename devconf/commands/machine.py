@@ -100,14 +100,14 @@ class Machine:
         failpoints.reach("after plan")
         if not plan.rule:
             self.delivery.nudge(plan.targets)
-            self.tell({**header, **plan.ids}, planned_at, Ecode.OK, "ok")
+            self.tell({**header, **plan.ids}, planned_at, planned_at, Ecode.OK, "ok")
             return {**named, **plan.payload}
         seen = await self.delivery.watch(plan.targets, call.progress)
         failpoints.reach("before settle")
-        settled = await self._settle(command_id, seen)
+        settled, settled_at = await self._settle(command_id, seen)
         failpoints.reach("after settle")
         self.delivery.release(plan.targets, settled.changed)
-        self.tell({**header, **plan.ids}, planned_at, settled.ecode, settled.enote)
+        self.tell({**header, **plan.ids}, planned_at, settled_at, settled.ecode, settled.enote)
         if settled.ecode and plan.rule != "put_store_conf":
             raise CommandFailed(settled.ecode, settled.enote, **named, **settled.payload)
         payload = {**named, **plan.payload, **settled.payload}
@@ -115,10 +115,11 @@ class Machine:
             raise CommandFailed(settled.ecode, settled.enote, **payload)
         return payload
 
-    async def _settle(self, command_id: str, seen: dict[OrderKey, Seen]) -> Settled:
+    async def _settle(self, command_id: str, seen: dict[OrderKey, Seen]) -> tuple[Settled, float]:
         while True:
+            now = self.now()
             try:
-                settled = await self.store.run(settle, command_id, self.now(), seen)
+                settled = await self.store.run(settle, command_id, now, seen)
             except Exception:
                 self._log.failure("a command could not be settled; trying again")
                 again: Deferred[None] = Deferred()
@@ -127,7 +128,7 @@ class Machine:
             else:
                 if settled is None:
                     raise RuntimeError(f"command {command_id} has been settled by somebody else")
-                return settled
+                return settled, now
 
     def header(self, command_id: str, call: Call, told: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of the history that say who asked for what."""
@@ -148,12 +149,12 @@ class Machine:
         """
         header, now = self.header(self.random.identifier(), call, told), self.now()
         result = await self.store.run(_recorded, function, now, header)
-        self.tell(header, now, Ecode.OK, "ok")
+        self.tell(header, now, now, Ecode.OK, "ok")
         return result
 
-    def tell(self, header: dict[str, Any], planned_at: float, ecode: Ecode, enote: str) -> None:
+    def tell(self, header: dict[str, Any], planned_at: float, settled_at: float, ecode: Ecode, enote: str) -> None:
         """Tell those who subscribed to ``commands`` that one is over."""
-        outcome = {"planned_at": planned_at, "settled_at": self.now(), "ecode": int(ecode), "enote": enote}
+        outcome = {"planned_at": planned_at, "settled_at": settled_at, "ecode": int(ecode), "enote": enote}
         item = journal.item({**header, **outcome})
         del item["devices"]
         self.events.publish("commands", item, owner=header["user_unid"])

@@ -68,22 +68,26 @@ class Command:
     :ivar name: ``<method> <path>``.
     :ivar params: the schema, a ``Struct`` that forbids unknown fields.
     :ivar role: who may.
+    :ivar for_subscribers: it is known only where the connection can be told of events.
     """
 
     name: str
     params: type[msgspec.Struct]
     role: Role
     handler: Handler
+    for_subscribers: bool = False
 
 
-def command(name: str, params: type[msgspec.Struct], role: Role) -> Callable[[Any], Any]:
+def command(
+    name: str, params: type[msgspec.Struct], role: Role, *, for_subscribers: bool = False
+) -> Callable[[Any], Any]:
     """Mark a method as the handler of a command.
 
     :param name: ``<method> <resource>``.
     """
 
     def mark(method: Any) -> Any:
-        method.devconf_command = (name, params, role)
+        method.devconf_command = (name, params, role, for_subscribers)
         return method
 
     return mark
@@ -117,12 +121,13 @@ class Registry:
         for attribute in vars(type(subject)):
             marked = getattr(getattr(subject, attribute), "devconf_command", None)
             if marked is not None:
-                short, params, role = marked
+                short, params, role, for_subscribers = marked
                 method, _, resource = short.partition(" ")
                 name = f"{method} {wire.PREFIX}{resource}"
                 if name in self._commands:
                     raise ValueError(f"two handlers for {name}")
-                self._commands[name] = Command(name, params, role, getattr(subject, attribute))
+                handler = getattr(subject, attribute)
+                self._commands[name] = Command(name, params, role, handler, for_subscribers)
 
     def handle(
         self,
@@ -188,6 +193,10 @@ class Registry:
         named = {name: request.params[name] for name in _IDS if isinstance(request.params.get(name), str)}
         try:
             found = self._find(request.command)
+            if found.for_subscribers and subscriber is None:
+                raise CommandFailed(
+                    Ecode.UNKNOWN_COMMAND, "events come over a WebSocket only; connect, and subscribe there"
+                )
             if identity.role < found.role:
                 raise CommandFailed(
                     Ecode.FORBIDDEN, f"this takes the role {found.role.title}; yours is {identity.role.title}"

@@ -8,7 +8,6 @@ from msgspec import Meta
 
 from devconf.commands.registry import Call, command
 from devconf.commands.schemas import Params, unique
-from devconf.errors import CommandFailed, Ecode
 from devconf.events import Topic
 from devconf.model import Role
 
@@ -22,14 +21,14 @@ class Topics(Params):
 class SubscriptionCommands:
     """The handlers."""
 
-    @command("post subscriptions", Topics, Role.VIEWER)
+    @command("post subscriptions", Topics, Role.VIEWER, for_subscribers=True)
     async def post(self, call: Call) -> dict[str, Any]:
         """Let the connection be told of ``topics``."""
         for topic in _topics(call):
             call.subscriber.subscribe(topic)
         return {}
 
-    @command("delete subscriptions", Topics, Role.VIEWER)
+    @command("delete subscriptions", Topics, Role.VIEWER, for_subscribers=True)
     async def delete(self, call: Call) -> dict[str, Any]:
         """Let the connection be told of ``topics`` no longer."""
         for topic in _topics(call):
@@ -38,8 +37,6 @@ class SubscriptionCommands:
 
 
 def _topics(call: Call) -> list[Topic]:
-    if call.subscriber is None:
-        raise CommandFailed(Ecode.UNKNOWN_COMMAND, "events come over a WebSocket only; connect, and subscribe there")
     topics: list[Topic] = call.params.topics
     unique(list(topics), "$.params.topics")
     return topics

@@ -16,7 +16,7 @@ from devconf.model import Role
 from devconf.sessions import Sessions
 from devconf.store import accounts
 
-Password = Annotated[str, Meta(min_length=1, max_length=1024)]
+Password = Annotated[str, Meta(min_length=1, max_length=256)]
 RoleName = Literal["viewer", "operator", "admin"]
 
 

@@ -65,6 +65,7 @@ class AnswerBook:
     def _tell(self, answer: Acknowledgement, row: Any) -> None:
         # Of an older connection it was not written, and what is sent again has not been answered yet.
         if answer.outcome in _STATES and (row is None or row.acked_rev >= answer.rev):
+            more_to_come = row is not None and row.wanted_rev > row.acked_rev
             subtask = {"subtask_id": answer.key.subtask_id} if answer.key.subtask_id else {}
             self._events.publish(
                 "deliveries",
@@ -73,7 +74,7 @@ class AnswerBook:
                     "task_id": answer.key.task_id,
                     **subtask,
                     "rev": answer.rev,
-                    "state": _STATES[answer.outcome],
+                    "state": State.PENDING if more_to_come else _STATES[answer.outcome],
                     "ecode": answer.ecode,
                     "enote": answer.enote,
                     "late": answer.late,

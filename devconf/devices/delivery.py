@@ -99,6 +99,7 @@ class Delivery:
         self.nudge(targets)
         for dev_unid in {key.dev_unid for key in targets if key.dev_unid in self._hub}:
             self._lanes[dev_unid].arm(now + self._timeout)
+        watch.tell()
         if not watch.open:
             watch.finish()
         return watch.done

@@ -108,8 +108,12 @@ class Watch:
             return False
         entry.waited = False
         self.open -= 1
-        self._progress(len(self._entries) - self.open, len(self._entries))
+        self.tell()
         return self.open == 0
+
+    def tell(self) -> None:
+        """Tell how far it is."""
+        self._progress(len(self._entries) - self.open, len(self._entries))
 
     def finish(self) -> None:
         """End the watch."""

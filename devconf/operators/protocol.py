@@ -135,9 +135,10 @@ class Progress:
         self._first = self._clock.callLater(PROGRESS_FIRST, self._tell)
 
     def update(self, done: int, total: int) -> None:
-        """Note how far the command is; at most ten times a second it is told."""
+        """Note how far the command is; when it has got further it is told, at most ten times a second."""
+        further = done > self._done
         self._done, self._total = max(done, self._done), total
-        if self._clock.seconds() - self._sent_at >= PROGRESS_EVERY:
+        if further and self._clock.seconds() - self._sent_at >= PROGRESS_EVERY:
             self._tell()
 
     def _tell(self) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from twisted.web.server import Request
-from twisted.web.static import File
 
 from devconf import wire
 from devconf.auth import Auth
@@ -73,24 +72,37 @@ class Mirror:
             raise CommandFailed(Ecode.STOPPING, "the server is starting or stopping; try again later")
         return await identified(self._auth, request)
 
-    def backup(self, request: Request) -> Deferred[IResource]:
+    def backup(self, request: Request) -> Deferred[None]:
         """``GET /webapi/v1/backup``: a copy of the database."""
-        over: Deferred[Any] = request.notifyFinish()
-        over.addErrback(lambda _: None)
+        gone: Deferred[None] = Deferred()
+        request.notifyFinish().addErrback(lambda _: gone.callback(None))
         # Klein cancels what it waits for when the client goes away, and the copy would be left behind.
-        outcome: Deferred[IResource] = Deferred()
-        Deferred.fromCoroutine(self._backup(request, over)).addCallbacks(outcome.callback, outcome.errback)
+        outcome: Deferred[None] = Deferred()
+        Deferred.fromCoroutine(self._backup(request, gone)).addCallbacks(outcome.callback, outcome.errback)
         return outcome
 
-    async def _backup(self, request: Request, over: Deferred[Any]) -> IResource:
+    async def _backup(self, request: Request, gone: Deferred[None]) -> None:
         identity = await self._identified(request)
         if identity.role < Role.ADMIN:
             raise CommandFailed(Ecode.FORBIDDEN, f"this takes the role admin; yours is {identity.role.title}")
         path = await self._copy()
-        self._log.info("{user} takes a backup of {size} bytes", user=identity.name, size=path.stat().st_size)
-        over.addCallback(lambda _: path.unlink())
-        request.setHeader(b"cache-control", b"no-store")
-        return File(str(path), defaultType="application/vnd.sqlite3")
+        try:
+            size = path.stat().st_size
+            self._log.info("{user} takes a backup of {size} bytes", user=identity.name, size=size)
+            # Whole or not at all: what is asked for a second time is of another moment.
+            request.setHeader(b"cache-control", b"no-store")
+            request.setHeader(b"content-type", b"application/vnd.sqlite3")
+            request.setHeader(b"content-length", b"%d" % size)
+            with path.open("rb") as file:
+                if not gone.called:
+                    await FileSender().beginFileTransfer(file, request)
+        except Exception as error:
+            # A part has been sent: there is nothing to answer any more.
+            self._log.info("the backup was not sent to its end: {error}", error=error)
+            request.loseConnection()
+            await gone
+        finally:
+            path.unlink()
 
 
 def _no_progress(_done: int, _total: int) -> None:

@@ -61,7 +61,7 @@ class Descriptions:
 
 def openapi(registry: Registry) -> dict[str, Any]:
     """Return the ways in and the commands over HTTP as an OpenAPI 3.1 document."""
-    commands = [command for command in registry if command.name.partition(" ")[2] != f"{wire.PREFIX}subscriptions"]
+    commands = [command for command in registry if not command.for_subscribers]
     schemas = _schemas([*(command.params for command in commands), LoginUser, LoginDevice, Renew, Register])
     paths: dict[str, dict[str, Any]] = {
         "/webapi/v1/login": {"post": _operation("login", "Log in.", _one_of("LoginUser", "LoginDevice"), token=False)},

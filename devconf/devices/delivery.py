@@ -383,8 +383,12 @@ class Delivery:
             for watch in slot.watches:
                 if watch.answered(slot.key, answer.rev, ended):
                     watch.finish()
-        if row is not None and row.wanted_rev > row.acked_rev and not slot.busy and lane.link is not None:
+        if slot.busy or lane.link is None:
+            return
+        if row is not None and row.wanted_rev > row.acked_rev:
             lane.queue[slot.key] = None
+        else:
+            slot.reset()
 
     def _not_written(self, batch: list[tuple[Acknowledgement, Order]]) -> None:
         for answer, _ in batch:

@@ -193,6 +193,8 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
         connection.execute(nothing, [bound(key) for key in differs])
     unknown = [(key, rev) for key, rev in has.items() if key not in rows and 0 <= rev < MAX_REV]
     for key, rev in unknown[: max(0, MAX_UNKNOWN - sum(row.life == "deleted" for row in rows.values()))]:
-        want_present(connection, [key], rev + 1)
-        want_deleted(connection, [key], rev + 1)
-        connection.execute(update(tasks).where(tasks.c.task_id == key.task_id, tasks.c.rev <= rev).values(rev=rev + 1))
+        # Of a task that there is, the device may have seen a higher rev than the one it tells.
+        counted = update(tasks).where(tasks.c.task_id == key.task_id).values(rev=func.max(tasks.c.rev, rev) + 1)
+        above = connection.execute(counted.returning(tasks.c.rev)).scalar() or rev + 1
+        want_present(connection, [key], above)
+        want_deleted(connection, [key], above)

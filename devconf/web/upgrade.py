@@ -69,6 +69,8 @@ class Upgrade(Resource):
             identity = await self._auth.identify(bearer(request))
         else:
             raise CommandFailed(Ecode.BAD_TOKEN, "this address is not valid; ask for one at ws_url")
+        # While the store was asked the server may have begun to stop: nobody would close a connection opened now.
+        self._may_connect()
         if not lost:
             hand_over(request, self._build(request, identity))
 

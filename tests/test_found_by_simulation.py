@@ -1,0 +1,40 @@
+"""Faults that the simulation has found, as short as they can be told."""
+
+from __future__ import annotations
+
+from devconf.model import OrderKey
+from devconf.store import answers
+from devconf.testing import MemoryServer
+from tests.delivering import WAIT, configure, online, pic_task
+
+
+def test_no_slot_is_kept_after_a_stale_answer_that_changes_nothing(server: MemoryServer) -> None:
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    configure(server, task_id)
+    late = device.inbox[0]
+    server.advance(WAIT)  # the old one is to be had back, with a higher rev
+    newer = next(message for message in device.inbox if message is not late)
+    device.act(newer)
+    device.answer(late, 1004090008, "older than mine", rev=newer["params"]["rev"])
+    server.finish()
+    assert server.service.delivery._lanes == {}
+
+
+def test_what_a_device_is_to_delete_has_a_rev_above_all_that_it_has_seen(server: MemoryServer) -> None:
+    device, other = online(server, "a"), online(server, "b")
+    task_id = pic_task(server, device, other)
+    for number in range(5):
+        server.call("put tasks", {"task_id": task_id, "name": f"name {number}"})
+        device.obey()
+        other.obey()
+    server.call("put tasks", {"task_id": task_id, "dev_unids": [other.dev_unid]})
+    device.obey()
+    seen = max(message["params"]["rev"] for message in device.heard)
+    device.lose()
+    # It was restored from an old image.
+    server.service.store.run(answers.reconcile, device.dev_unid, {OrderKey(device.dev_unid, task_id, ""): 2})
+    server.finish()
+    device.connect()
+    assert device.inbox[0]["command"].startswith("delete ")
+    assert device.inbox[0]["params"]["rev"] > seen

@@ -80,7 +80,7 @@ def locked(path: Path) -> Iterator[None]:
     from devconf.store import writer
 
     try:
-        lock = writer._lock(f"{path}.lock")
+        lock = writer.lock_file(f"{path}.lock")
     except StartupError as error:
         raise Failed(error) from None
     with closing(lock):

@@ -315,7 +315,7 @@ def connect(url: str) -> Connection:
     :raises StartupError: another process holds it, it is no database, or it would not be durable.
     """
     path = sqlite_path(url)
-    lock = _lock(path + ".lock")
+    lock = lock_file(path + ".lock")
     engine = make_engine(url).execution_options(devconf_lock=lock)
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
@@ -377,7 +377,8 @@ def _verify(connection: Connection) -> None:
     connection.rollback()
 
 
-def _lock(path: str) -> Any:
+def lock_file(path: str) -> Any:
+    """Return ``path`` open, and locked against other processes until it is closed; raise ``StartupError``."""
     try:
         lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held as long as the connection)
     except OSError as error:

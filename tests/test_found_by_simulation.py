@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
@@ -38,3 +40,19 @@ def test_what_a_device_is_to_delete_has_a_rev_above_all_that_it_has_seen(server:
     device.connect()
     assert device.inbox[0]["command"].startswith("delete ")
     assert device.inbox[0]["params"]["rev"] > seen
+
+
+@pytest.mark.xfail(strict=True, reason="want_store_conf passes over rows that are being deleted (simulation-bugs.md 4)")
+def test_a_configuration_that_is_replaced_while_a_deletion_is_refused_reaches_the_device(server: MemoryServer) -> None:
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    conf = {"name": "c", "file_ext": "bin", "file_b64": "MQ=="}
+    unid = server.ask("post store_confs", conf)["unid"]
+    server.call("put tasks", {"task_id": task_id, "store_conf_unid": unid})
+    device.obey()
+    deletion = server.call("delete tasks", {"task_id": task_id})
+    server.call("put store_confs", {**conf, "unid": unid, "file_b64": "Mg=="})
+    device.refuse()
+    assert server.result(deletion)["ecode"] == 1005020001
+    device.obey()
+    assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
@@ -42,7 +40,6 @@ def test_what_a_device_is_to_delete_has_a_rev_above_all_that_it_has_seen(server:
     assert device.inbox[0]["params"]["rev"] > seen
 
 
-@pytest.mark.xfail(strict=True, reason="want_store_conf passes over rows that are being deleted (simulation-bugs.md 4)")
 def test_a_configuration_that_is_replaced_while_a_deletion_is_refused_reaches_the_device(server: MemoryServer) -> None:
     device = online(server, "a")
     task_id = pic_task(server, device)

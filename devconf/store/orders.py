@@ -23,6 +23,7 @@ from sqlalchemy import (
     Row,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -104,11 +105,9 @@ def want_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     using = select(tasks.c.task_id).where(tasks.c.store_conf_unid == unid)
     connection.execute(update(tasks).where(tasks.c.store_conf_unid == unid).values(rev=tasks.c.rev + 1))
     rev = select(tasks.c.rev).where(tasks.c.task_id == orders.c.task_id).scalar_subquery()
-    connection.execute(
-        update(orders)
-        .where(orders.c.task_id.in_(using), orders.c.life == "present")
-        .values(conf_rev=rev, wanted_rev=rev)
-    )
+    # One that is being deleted is not sent it; but should the deletion be undone, it has to have it.
+    wanted = case((orders.c.life == "present", rev), else_=orders.c.wanted_rev)
+    connection.execute(update(orders).where(orders.c.task_id.in_(using)).values(conf_rev=rev, wanted_rev=wanted))
     return present(connection, orders.c.task_id.in_(using))
 
 
@@ -224,6 +223,11 @@ def _as_before(row: Row[Any], before: dict[str, Any], rev: int, new: int) -> dic
             values["wanted_rev"] = new
     elif row.wanted_rev == rev:
         values["wanted_rev"] = before["wanted_rev"]
+    # A part may have changed while the row was to be deleted.
+    if max(values.get(part.name, getattr(row, part.name)) for part in PARTS.values()) > values.get(
+        "wanted_rev", row.wanted_rev
+    ):
+        values["wanted_rev"] = new
     return values
 
 

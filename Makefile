@@ -15,7 +15,7 @@ run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check devconf twisted tests benchmarks docs/make_configuration.py

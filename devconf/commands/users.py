@@ -16,7 +16,7 @@ from devconf.model import Role
 from devconf.sessions import Sessions
 from devconf.store import accounts
 
-Password = Annotated[str, Meta(min_length=1, max_length=256)]
+Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 RoleName = Literal["viewer", "operator", "admin"]
 
 
@@ -67,6 +67,7 @@ class UserCommands:
     async def post(self, call: Call) -> dict[str, Any]:
         """Make an account."""
         params: PostUser = call.params
+        _check_size(params.password)
         hashed = await self._passwords.hash(params.password)
         user_unid = self._machine.random.identifier()
 
@@ -83,6 +84,7 @@ class UserCommands:
         role, password = optional(params.role), optional(params.password)
         if role is None and password is None:
             raise CommandFailed(Ecode.BAD_FIELD, "$.params must have what is to change: role or password")
+        _check_size(password or "")
         await self._check(call, params)
         values: dict[str, Any] = {}
         told: dict[str, Any] = {"user_name": params.user_name}
@@ -128,6 +130,12 @@ class UserCommands:
     def _end(self, user_unid: str, reason: str) -> None:
         # Who changes their own account is answered first.
         self._machine.clock.callLater(0, self._sessions.end, user_unid, reason)
+
+
+def _check_size(password: str) -> None:
+    # A login, which is bounded in bytes, has to have room for it.
+    if len(password.encode()) > 1024:
+        raise CommandFailed(Ecode.BAD_FIELD, "$.params.password is longer than 1024 bytes")
 
 
 def _list(connection: Connection, params: GetUsers) -> tuple[list[dict[str, Any]], str | None]:

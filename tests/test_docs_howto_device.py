@@ -23,7 +23,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.howto import HOWTO, Block, Server, blocks, commands, needs
+from tests.howto import HOWTO, Block, Placeholders, Server, blocks, commands, needs
 
 DOCUMENT = HOWTO / "real-device.md"
 PASSWORD = "correct horse"
@@ -35,62 +35,17 @@ STEP = re.compile(
     r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$|^> (?P<event>[^\n]+)$",
     re.MULTILINE | re.DOTALL,
 )
-PLACEHOLDER = re.compile(r"<[a-z0-9 _-]+>")
-#: These are another each time.
-VARIES = {"<time>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<seconds>": r"\d+(\.\d+)?(e-\d+)?"}
 
 
-class Reader:
+class Reader(Placeholders):
     """Does what the document says, and compares."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__({"<password>": PASSWORD}, {"127.0.0.1:8080": f"127.0.0.1:{server.port}"})
         self.server = server
-        self.bound = {"<password>": PASSWORD}
         self.devices: dict[str, ClientConnection] = {}
         self.open = ExitStack()
         self.asking: subprocess.Popen[str] | None = None
-        self.compared = 0
-
-    @property
-    def here(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
-
-    # -- placeholders
-
-    def filled(self, text: str) -> str:
-        """``text`` with what its placeholders stand for."""
-        text = PLACEHOLDER.sub(lambda match: self.bound[match.group()], text)
-        return text.replace("127.0.0.1:8080", self.here)
-
-    def compare(self, expected: str, actual: str) -> None:
-        """Compare, and bind the placeholders that are seen for the first time."""
-        expected, actual = expected.strip(), actual.strip().replace(self.here, "127.0.0.1:8080")
-        new: list[str] = []
-        pattern, at = "", 0
-        for match in PLACEHOLDER.finditer(expected):
-            pattern += re.escape(expected[at : match.start()])
-            at, name = match.end(), match.group()
-            if name in VARIES:
-                pattern += VARIES[name]
-            elif name in self.bound:
-                pattern += re.escape(self.bound[name])
-            elif name in new:
-                pattern += f"(?P=p{new.index(name)})"
-            else:
-                pattern += rf"(?P<p{len(new)}>[0-9a-f-]+)"
-                new.append(name)
-        found = re.fullmatch(pattern + re.escape(expected[at:]), actual)
-        assert found, f"the document says\n{expected}\nbut it is\n{self.named(actual)}"
-        for number, name in enumerate(new):
-            assert found[f"p{number}"] not in self.bound.values(), f"{name} is the same as another one"
-            self.bound[name] = found[f"p{number}"]
-        self.compared += 1
-
-    def named(self, text: str) -> str:
-        """The opposite of :meth:`filled`, for messages of failure."""
-        for name, actual in sorted(self.bound.items(), key=lambda item: -len(item[1])):
-            text = text.replace(actual, name)
-        return text
 
     # -- steps
 
@@ -142,7 +97,7 @@ class Reader:
             pytest.fail(f"what is meant by {event!r}?")
 
     def connect(self, who: str, ticket: str) -> None:
-        url = f"ws://{self.here}/wsapi/v1/devconf_fx/{ticket}"
+        url = f"ws://127.0.0.1:{self.server.port}/wsapi/v1/devconf_fx/{ticket}"
         # A socket of our own: the environment may name a proxy.
         channel = socket.create_connection(("127.0.0.1", self.server.port), PATIENCE)
         self.devices[who] = self.open.enter_context(connect(url, sock=channel, open_timeout=PATIENCE))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -32,6 +33,8 @@ from devconf.simulator.work import Work
 #: Seconds that the server may take to answer what is asked for a report, and what is given to devices: a command may
 #: wait a minute for others.
 ANSWER_WITHIN = 150.0
+#: Seconds that logging out may take.
+LOG_OUT_WITHIN = 5.0
 #: Seconds from one look at the time and at signals to the next.
 TICK = 0.2
 #: Findings that are printed, and devices that are not in.
@@ -94,13 +97,13 @@ class Simulation:
             try:
                 work = await self._prepare(partial(first.request, timeout=ANSWER_WITHIN))
             finally:
-                await _end(first)
+                await _end(self._reactor, first)
             lasting = LastingClient(self._reactor, account.url, account.user, account.password, report=self._heard)
             lasting.start()
             try:
                 return await self._simulate(partial(lasting.request, timeout=ANSWER_WITHIN), work)
             finally:
-                await _end(lasting)
+                await _end(self._reactor, lasting)
         except RequestFailed as failure:
             raise Failed(failure, status_of(failure.response)) from None
         except _LOST as failure:
@@ -294,7 +297,7 @@ def _verdict(report: Report) -> str:
     return "verdict: ok"
 
 
-async def _end(client: Client | LastingClient) -> None:
-    """Let the server forget the login, if it can be told."""
-    with contextlib.suppress(CannotConnect, RequestFailed):
-        await client.log_out()
+async def _end(reactor: Any, client: Client | LastingClient) -> None:
+    """Let the server forget the login, if it can be told soon."""
+    with contextlib.suppress(CannotConnect, RequestFailed, defer.TimeoutError):
+        await client.log_out().addTimeout(LOG_OUT_WITHIN, reactor)

@@ -193,7 +193,7 @@ class Simulator:
         self._calm = True
         for device in self.devices.values():
             if device.misbehaving:
-                self._end(device)
+                self.behave(device)
             if device.pause_number:
                 self._queue(device)
 
@@ -270,13 +270,14 @@ class Simulator:
 
         def over() -> None:
             if device.misbehaving:
-                self._end(device)
+                self.behave(device)
             self._plan_next(device, number + 1)
 
-        self._agenda.at(begin, partial(self._begin, device))
+        self._agenda.at(begin, partial(self.misbehave, device))
         self._agenda.at(end, over)
 
-    def _begin(self, device: SimulatedDevice) -> None:
+    def misbehave(self, device: SimulatedDevice) -> None:
+        """Have a device misbehave in its way, whatever is planned for this time; not after :meth:`calm_down`."""
         line = device.line
         if self._calm or line is None:
             return
@@ -294,7 +295,8 @@ class Simulator:
             case Kind.FORGETTING:
                 self._reimage(device, line)
 
-    def _end(self, device: SimulatedDevice) -> None:
+    def behave(self, device: SimulatedDevice) -> None:
+        """Have a device that misbehaves behave well, until that is planned for it again."""
         line = device.line
         device.application.misbehaving = False
         self._report(device.dev_refid, "behaves again")

@@ -141,8 +141,7 @@ class Work:
             return partial(self._post_picture, number)
         what = draw.random()
         if what < 0.07:
-            del self._pictures[number]
-            return partial(self.ask, "delete tasks", {"task_id": task_id, "force": True})
+            return partial(self._redo_picture, number)
         if what < 0.3:
             changes: Message = {"task_id": task_id, "name": f"{NAME} {draw.randrange(10**6)}"}
             if draw.random() < 0.5:
@@ -155,10 +154,7 @@ class Work:
         return partial(self.ask, "put store_confs", {"unid": self._conf, **self._content()})
 
     def _choose_subtask(self, dev_unid: str) -> Command:
-        subtask_id = self._subtasks.pop(dev_unid, None)
-        if subtask_id is None:
-            return partial(self._post_subtask, dev_unid)
-        return partial(self.ask, "delete subtasks", {"subtask_id": subtask_id, "force": True})
+        return partial(self._redo_subtask if dev_unid in self._subtasks else self._post_subtask, dev_unid)
 
     def _choose_resync(self, dev_unid: str) -> Command:
         return partial(self.ask, "post devices/resync", {"dev_unid": dev_unid})
@@ -166,6 +162,14 @@ class Work:
     async def _post_picture(self, number: int) -> None:
         task = {"name": f"{NAME} {number}", "task_type": "pic", "dev_unids": list(self._group(number))}
         self._pictures[number] = (await self.ask("post tasks", {**task, "algo_comb": self._algos()}))["task_id"]
+
+    async def _redo_picture(self, number: int) -> None:
+        await self.ask("delete tasks", {"task_id": self._pictures.pop(number), "force": True})
+        await self._post_picture(number)
+
+    async def _redo_subtask(self, dev_unid: str) -> None:
+        await self.ask("delete subtasks", {"subtask_id": self._subtasks.pop(dev_unid), "force": True})
+        await self._post_subtask(dev_unid)
 
     async def _post_subtask(self, dev_unid: str) -> None:
         params = {"task_id": self._video, "dev_unid": dev_unid, "vchan": {"channel": self._draw.randrange(16)}}

@@ -74,6 +74,15 @@ class Terminal:
         self._process.wait(PATIENCE)
         return self._rest()
 
+    def kill(self) -> None:
+        """End the program, whatever it does."""
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
     def _rest(self) -> str:
         return self._log.read_text("utf-8")[self._told :]
 
@@ -186,7 +195,7 @@ class Desk(Placeholders):
         self.last_words[match[1]] = self.terminals.pop(match[1]).end(signal.SIGINT)
 
     def close(self) -> None:
-        """Stop what still runs."""
-        for terminal in self.terminals.values():
-            terminal.end(signal.SIGTERM)
+        """Stop what still runs, and the server last: without one the simulator asks for a while before it ends."""
+        for terminal in reversed(self.terminals.values()):
+            terminal.kill()
         self._loaded.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
+from tests.conftest import LoggedErrors
 from tests.delivering import WAIT, configure, online, pic_task
 
 
@@ -53,3 +56,23 @@ def test_a_configuration_that_is_replaced_while_a_deletion_is_refused_reaches_th
     assert server.result(deletion)["ecode"] == 1005020001
     device.obey()
     assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="
+
+
+@pytest.mark.xfail(strict=True, reason="_not_written tidies nothing (simulation-bugs.md 6)")
+def test_no_lane_is_kept_when_a_late_answer_cannot_be_written(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    device = online(server, "a")
+    server.call("post tasks", {"name": "gate", "task_type": "pic", "dev_unids": [device.dev_unid]})
+    late = device.inbox[0]
+    server.advance(2 * WAIT)  # and sent again
+    device.act(next(message for message in device.inbox if message is not late))
+
+    def full(*_args: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "acknowledge", full)
+        device.answer(late)
+    logged_errors.expect(OSError)
+    assert server.service.delivery._lanes == {}

@@ -63,7 +63,7 @@ def test_no_lane_is_kept_when_a_late_answer_cannot_be_written(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     device = online(server, "a")
-    server.call("post tasks", {"name": "gate", "task_type": "pic", "dev_unids": [device.dev_unid]})
+    server.call("put tasks", {"task_id": pic_task(server, device), "name": "north gate"})
     late = device.inbox[0]
     server.advance(2 * WAIT)  # and sent again
     device.act(next(message for message in device.inbox if message is not late))

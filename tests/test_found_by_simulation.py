@@ -58,7 +58,6 @@ def test_a_configuration_that_is_replaced_while_a_deletion_is_refused_reaches_th
     assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="
 
 
-@pytest.mark.xfail(strict=True, reason="_not_written tidies nothing (simulation-bugs.md 6)")
 def test_no_lane_is_kept_when_a_late_answer_cannot_be_written(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:

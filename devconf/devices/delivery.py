@@ -396,3 +396,5 @@ class Delivery:
             slot = lane.slots.get(answer.key) if lane is not None else None
             if lane is not None and slot is not None and slot.phase is Phase.WRITING:
                 self._silent(lane, slot)
+            elif lane is not None:
+                self._tidy(lane)

@@ -2,6 +2,7 @@
 #
 #   make run    a server, a few devices, and the main job at work
 #   make test   lint, types, all tests
+#   make soak   the simulation, SEEDS=100000 runs of it on all cores (tests/simulation/README.md)
 #   make bench  what commands and idle devices cost, against a bare relay (docs/benchmarks.md)
 #   make docs   docs/configuration.md anew, from devconf/config.py
 
@@ -9,7 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench docs clean
+.PHONY: run test lint soak bench docs clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
@@ -21,6 +22,9 @@ lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check devconf twisted tests benchmarks docs/make_configuration.py
 	$(BIN)/ruff format --check devconf twisted tests benchmarks docs/make_configuration.py
 	$(BIN)/mypy devconf twisted/plugins tests benchmarks docs/make_configuration.py --exclude '^benchmarks/ab\.py$$'
+
+soak: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),100000)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks --json build/bench.json $(ARGS)

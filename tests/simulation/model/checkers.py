@@ -1,0 +1,336 @@
+"""The invariants of ``docs/design.md``, each with a checker of its own.
+
+A checker looks at what is known from outside (what clients were told, what devices heard, hold and said) and at what
+is stored. It returns what is wrong, in words; nothing is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from attrs import define
+
+from tests.simulation.devices import Box
+from tests.simulation.model.registers import complaints
+from tests.simulation.model.stored import Order, Stored
+from tests.simulation.records import Heard, Request
+from tests.simulation.timeline import name_of
+from tests.simulation.world import World
+
+#: Seconds that lie between two messages of one order at least, unless it was answered; less what the network takes.
+RESENT_AFTER = 10.0
+
+
+@define
+class Evidence:
+    """A world that has come to rest, and what is stored in it."""
+
+    world: World
+    stored: Stored
+
+    @property
+    def boxes(self) -> list[Box]:
+        """The devices."""
+        return self.world.boxes
+
+    @property
+    def requests(self) -> list[Request]:
+        """All that clients have asked."""
+        return self.world.ledger.requests
+
+    def orders_of(self, box: Box) -> dict[tuple[str, str], Order]:
+        """The rows of ``box``."""
+        return {order.key: order for order in self.stored.orders.values() if order.dev_unid == box.dev_unid}
+
+
+def _of(invariant: str, evidence: Evidence) -> Iterator[str]:
+    for which, complaint in complaints(evidence.world.ledger, evidence.stored, evidence.world.first):
+        if which == invariant:
+            yield complaint
+
+
+def i1(evidence: Evidence) -> Iterator[str]:
+    """What a client was told "ok" survives a power cut, and was on the disk before it was told."""
+    yield from _of("I1", evidence)
+    settled = {each.command_id: each for each in evidence.world.settled}
+    for request in evidence.requests:
+        command_id = (request.answer or {}).get("command_id")
+        if not request.ok or command_id is None or request.command == "post devices/call":
+            continue
+        if command_id not in evidence.stored.commands:
+            yield f"request {request.number} was answered ok, and command {command_id} is not in the history"
+        elif command_id in settled and settled[command_id].tick > (request.written_at or 0):
+            yield f"request {request.number} was answered at {request.written_at}, before it was committed"
+
+
+def i2(evidence: Evidence) -> Iterator[str]:
+    """No order takes effect twice on a device that keeps its revs."""
+    changes: dict[str, int] = {}
+    for request in evidence.requests:
+        task_id = request.params.get("task_id")
+        undone = request.unknown or request.failed or "store_conf_unid" in request.params
+        if isinstance(task_id, str) and undone:
+            changes[task_id] = changes.get(task_id, 0) + 1
+    for request in evidence.requests:
+        # Of what failed or nobody was told of, the task may be another's: of a subtask, or one that was just made.
+        if (request.unknown or request.failed) and "task_id" not in request.params:
+            changes[""] = changes.get("", 0) + 1
+    everything = changes.get("", 0)
+    for box in evidence.boxes:
+        for key, rev, params in box.journal.conflicts:
+            yield f"{box.dev_refid} had done rev {rev} of {key}, and was sent another order with it: {params}"
+        again: dict[tuple[str, str], int] = {}
+        for effect in box.journal.effects:
+            if effect.same and effect.kind != "delete":
+                again[effect.key] = again.get(effect.key, 0) + 1
+        for key, times in again.items():
+            excuses = box.journal.excuses
+            allowed = excuses.get(key, 0) + excuses.get(None, 0) + changes.get(key[0], 0) + everything
+            if times > allowed:
+                yield f"{box.dev_refid} was made to do {key} again {times} times, with reason only {allowed} times"
+
+
+def i3(evidence: Evidence) -> Iterator[str]:
+    """Every request gets exactly one answer or its connection closes; every command ends in one terminal state."""
+    for request in evidence.requests:
+        if len(request.answers) > 1:
+            yield f"request {request.number} was answered {len(request.answers)} times: {request.answers}"
+        if not request.answers and request.lost_at is None:
+            yield f"request {request.number} ({request.command}) was never answered, and its connection is there"
+        if request.wrong and request.ok:
+            yield f"request {request.number} cannot succeed, and did: {request.command} {request.params}"
+        if any(late < early for (early, _), (late, _) in zip(request.progress, request.progress[1:], strict=False)):
+            yield f"the progress of request {request.number} went back: {request.progress}"
+        yield from _right_answer(evidence, request)
+    for client in evidence.world.clients:
+        if client.strays:
+            yield f"{client.name} was told what it had not asked: {client.strays}"
+    for command_id, command in evidence.stored.commands.items():
+        if command.settled_at is None or command.ecode is None or command.open:
+            yield f"command {command_id} has not ended: {command}"
+        before = evidence.world.ended.setdefault(command_id, command)
+        if before != command:
+            yield f"command {command_id} had ended as {before}, and is {command} now"
+
+
+def _right_answer(evidence: Evidence, request: Request) -> Iterator[str]:
+    answer = request.answer or {}
+    stored = evidence.stored.commands.get(answer.get("command_id", ""))
+    if stored is not None and stored.ecode != answer["ecode"]:
+        yield f"request {request.number} was answered {answer['ecode']}, and the store has {stored.ecode}"
+    called = request.command == "post devices/call" and request.ok
+    if called and answer["answer"].get("echo") != request.params["params"]:
+        yield f"call {request.number} got the answer of another: {answer}"
+
+
+def told_rightly(world: World, request: Request) -> Iterator[str]:
+    """Part of I3: what an answer says of devices is what they have said themselves."""
+    answer = request.answer or {}
+    boxes = {box.dev_unid: box for box in world.boxes}
+    task_id = answer.get("task_id")
+    for item in answer.get("devices", ()) if "command_id" in answer else ():
+        box = boxes.get(item["dev_unid"])
+        if item["state"] == "pending" or box is None or task_id is None or request.command == "post devices/call":
+            continue
+        key = (task_id, item.get("subtask_id", ""))
+        rev = answer.get("rev", 0)
+        said = {each.written_as for each in box.journal.said if each.key == key and each.rev >= rev and each.counts}
+        if item["ecode"] not in said:
+            yield f"request {request.number} says {item}; {box.dev_refid} said {said} to {key} from rev {rev} on"
+    all_or_none = request.command == "post tasks/pic_task_config" and not request.params.get("force")
+    if request.ok and all_or_none and any(item["state"] != "confirmed" for item in answer["devices"]):
+        yield f"request {request.number} was answered ok, and not all devices have confirmed: {answer}"
+
+
+def i4(evidence: Evidence) -> Iterator[str]:
+    """Memory, queues and timers are bounded: at rest nothing is left."""
+    yield from evidence.world.over_bounds
+    service, world = evidence.world.host.service, evidence.world
+    delivery, hub = service.delivery, service.hub
+    online = sum(bool(box.sockets) for box in evidence.boxes)
+    clients = sum(client.socket is not None for client in (*world.clients, world.auditor))
+    for what, found, wanted in (
+        ("lanes", len(delivery._lanes), 0),
+        ("hungry lanes", len(delivery._hungry), 0),
+        ("answers to be written", len(delivery._book._waiting), 0),
+        ("locks", len(service.locks._waiting), 0),
+        ("devices connected", len(hub._links), online),
+        ("sockets", len(service.sessions), online + clients),
+        ("requests to devices", sum(len(link.pending) for link in hub._links.values()), 0),
+        ("requests of devices", sum(link.asking for link in hub._links.values()), 0),
+        ("requests of clients", sum(peer._in_flight for peer in world.operators()), 0),
+        ("unread", sum(len(peer._unread) for peer in [*world.operators(), *world.devices()]), 0),
+    ):
+        if found != wanted:
+            yield f"{found} {what} are left, not {wanted}"
+    left = [name_of(call) for call in evidence.world.host.clock.getDelayedCalls()]
+    surplus = [name for name in left if name not in ("Keepalive._run", "LoopingCall")]
+    if surplus or len(left) > 3:
+        yield f"timers are left: {left}"
+
+
+def i5(evidence: Evidence) -> Iterator[str]:
+    """Messages of one (device, task, subtask) arrive in order, and one at a time."""
+    for box in evidence.boxes:
+        newest: dict[tuple[str, str], tuple[int, int]] = {}
+        for heard in box.journal.heard:
+            socket, rev = newest.get(heard.key, (-1, 0))
+            if heard.socket >= socket:
+                if heard.rev < rev and not _forgotten(evidence, box, heard):
+                    yield f"{box.dev_refid} heard rev {heard.rev} of {heard.key} after {rev}"
+                newest[heard.key] = (heard.socket, heard.rev)
+        yield from _one_at_a_time(box)
+
+
+def _forgotten(evidence: Evidence, box: Box, heard: Heard) -> bool:
+    """Whether the server had no task any longer: whatever the device had said to *delete*, that was the end of it."""
+    refused = any(
+        each.key == heard.key and each.kind == "delete" and each.rev > heard.rev and each.written_as != 0
+        for each in box.journal.said
+    )
+    return heard.kind == "delete" and refused and heard.key[0] not in evidence.stored.tasks
+
+
+def _one_at_a_time(box: Box) -> Iterator[str]:
+    answered: dict[tuple[int, Any, int], int] = {}
+    for said in box.journal.said:
+        answered.setdefault((said.socket, said.key, said.rev), said.tick)
+    last: dict[tuple[int, Any], Any] = {}
+    for heard in box.journal.heard:
+        before = last.get((heard.socket, heard.key))
+        last[(heard.socket, heard.key)] = heard
+        if before is None or heard.written.now - before.written.now >= RESENT_AFTER:
+            continue
+        at = heard.written.tick
+        if answered.get((before.socket, before.key, before.rev), at) >= at:
+            yield f"{box.dev_refid} was sent rev {heard.rev} of {heard.key} before it had answered rev {before.rev}"
+
+
+def i6(evidence: Evidence) -> Iterator[str]:
+    """A replaced connection changes nothing: every acknowledgement came on the connection that counted."""
+    boxes = {box.dev_unid: box for box in evidence.boxes}
+    for ack in evidence.world.acks:
+        if ack.epoch != ack.current:
+            yield f"an answer of connection {ack.epoch} was written when {ack.current} was the newest: {ack}"
+        box = boxes[ack.dev_unid]
+        socket = evidence.world.socket_of(box, ack.epoch)
+        key = (ack.task_id, ack.subtask_id)
+        said = {
+            each.written_as
+            for each in box.journal.said
+            if (each.socket, each.key, each.rev) == (socket, key, ack.rev) and each.counts
+        }
+        if ack.ecode not in said:
+            yield f"{ack} was written; {box.dev_refid} said {said} on that connection"
+
+
+def i7(evidence: Evidence) -> Iterator[str]:
+    """Once faults have stopped, every device holds what the store says, and those that said no are listed."""
+    yield from evidence.world.restless
+    stored = evidence.stored
+    for box in evidence.boxes:
+        orders = evidence.orders_of(box)
+        yield from _should_have(evidence, box, orders)
+        for key, order in orders.items():
+            if order.life == "deleted" or order.pending:
+                yield f"{box.dev_refid} is connected, and {order} is not over"
+            elif order.refused:
+                said = {each.written_as for each in box.journal.said if (each.key, each.rev) == (key, order.acked_rev)}
+                if order.ecode not in said and not _before(box, order):
+                    yield f"{order} is listed as refused; {box.dev_refid} said {said}"
+        yield from not_held(stored, box, orders.values())
+        surplus = [key for key in box.held if key not in orders and key not in box.kept]
+        if surplus:
+            yield f"{box.dev_refid} holds {surplus}, of which the store knows nothing"
+    yield from _listed(evidence)
+
+
+def _before(box: Box, order: Order) -> bool:
+    # What a refused change was undone to counts again, with what the device had said to that.
+    return any(each.key == order.key and each.written_as == order.ecode for each in box.journal.said)
+
+
+def _should_have(evidence: Evidence, box: Box, orders: Iterable[tuple[str, str]]) -> Iterator[str]:
+    stored = evidence.stored
+    wanted = {(task_id, "") for task_id, task in stored.tasks.items() if box.dev_unid in task.dev_unids}
+    wanted |= {(each.task_id, key) for key, each in stored.subtasks.items() if each.dev_unid == box.dev_unid}
+    present = {key for key in orders if stored.orders[(box.dev_unid, *key)].life == "present"}
+    if wanted != present:
+        yield f"{box.dev_refid} should have {sorted(wanted)}, and is to be sent {sorted(present)}"
+
+
+def not_held(stored: Stored, box: Box, orders: Iterable[Order]) -> Iterator[str]:
+    """What the store says that ``box`` has confirmed, and it does not hold."""
+    for order in orders:
+        if order.confirmed and order.life == "present" and box.trusted:
+            wanted, held = stored.content(order.key), box.held.get(order.key)
+            if wanted != held:
+                yield f"{box.dev_refid} has confirmed {order}, and holds {held}, not {wanted}"
+
+
+def _listed(evidence: Evidence) -> Iterator[str]:
+    """What the lists say is what the tables say."""
+    world, stored = evidence.world, evidence.stored
+    states = {box.dev_unid: list(evidence.orders_of(box).values()) for box in evidence.boxes}
+    for item in world.lists.get("devices", ()):
+        orders = states.get(item["dev_unid"], [])
+        counts = (sum(order.pending for order in orders), sum(order.refused for order in orders))
+        if item["dev_unid"] in states and (item["pending"], item["refused"]) != counts:
+            yield f"get devices says {item}, and the store has {counts}"
+    for item in world.lists.get("tasks", ()):
+        orders = [each for each in stored.orders.values() if each.task_id == item["task_id"] and each.life == "present"]
+        state = "refused" if any(each.refused for each in orders) else "confirmed"
+        state = "pending" if state == "confirmed" and any(each.pending for each in orders) else state
+        if item["state"] != state:
+            yield f"get tasks says {item}, and its orders are {orders}"
+    for name, table in (("tasks", stored.tasks), ("subtasks", stored.subtasks), ("store_confs", stored.confs)):
+        unid = {"tasks": "task_id", "subtasks": "subtask_id", "store_confs": "unid"}[name]
+        listed = {item[unid] for item in world.lists.get(name, ())}
+        if listed != set(table):
+            yield f"get {name} lists {sorted(listed)}, and {sorted(table)} are stored"
+    for box in evidence.boxes:
+        yield from _told(evidence, box)
+
+
+def _told(evidence: Evidence, box: Box) -> Iterator[str]:
+    """What a device is told that it should have is what it should have."""
+    if box.told is None:
+        yield f"{box.dev_refid} has asked what it should have, and was not told"
+        return
+    for params in box.told["tasks"]:
+        key = (params["task_id"], params.get("subtask_id", ""))
+        wanted = evidence.stored.content(key) or {}
+        if {name: params.get(name) for name in wanted} != wanted:
+            yield f"{box.dev_refid} was told that it should have {params}, not {wanted}"
+    keys = {(params["task_id"], params.get("subtask_id", "")) for params in box.told["tasks"]}
+    if keys != {key for key, order in evidence.orders_of(box).items() if order.life == "present"}:
+        yield f"{box.dev_refid} was told that it should have {sorted(keys)}"
+
+
+def i8(evidence: Evidence) -> Iterator[str]:
+    """There is no unhandled error in the log."""
+    yield from evidence.world.errors
+
+
+def i9(evidence: Evidence) -> Iterator[str]:
+    """An error answer leaves what is stored as it was; devices that took the change are pending the old."""
+    yield from _of("I9", evidence)
+
+
+Checker = Callable[[Evidence], Iterator[str]]
+
+#: All of them, by name.
+CHECKERS: dict[str, Checker] = {
+    "I1": i1,
+    "I2": i2,
+    "I3": i3,
+    "I4": i4,
+    "I5": i5,
+    "I6": i6,
+    "I7": i7,
+    "I8": i8,
+    "I9": i9,
+}
+#: Those that hold at any time, whenever the server has started.
+AT_START = ("I1", "I9")

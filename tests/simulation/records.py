@@ -1,0 +1,135 @@
+"""What is known of a run from outside the server: what was asked and answered, and what devices heard, did and said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field, frozen
+
+from tests.simulation.pipe import Mark
+
+Key = tuple[str, str]
+"""A task, and a subtask of it or nothing."""
+
+#: What a device says that lacks a task, or a subtask.
+LACKS = (1004040001, 1004040003)
+STALE = 1004090008
+
+
+@define(eq=False)
+class Request:
+    """A request of a client, and what became of it.
+
+    :ivar number: which one of the run; what it writes has this in it, so that no two requests write the same.
+    :ivar command: ``<method> <resource>``.
+    :ivar sent_at: and :ivar answered_at: in ticks; :ivar written_at: when the server wrote the answer.
+    :ivar lost_at: when its connection ended before there was an answer; only then may there be none.
+    :ivar settled_by: a tick by which the server has certainly done with it, whatever it did: a restart.
+    :ivar answers: all there were: there must be at most one.
+    :ivar wrong: it cannot succeed.
+    """
+
+    number: int
+    client: str
+    command: str
+    params: dict[str, Any]
+    sent_at: int
+    wrong: bool = False
+    answers: list[dict[str, Any]] = field(factory=list)
+    progress: list[tuple[int, int]] = field(factory=list)
+    answered_at: int | None = None
+    written_at: int | None = None
+    lost_at: int | None = None
+    settled_by: int | None = None
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """What it was answered."""
+        return self.answers[0] if self.answers else None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was told that it has been done."""
+        return self.answer is not None and self.answer.get("ecode") == 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was told that it has not been done: ``put store_confs`` stores even when it cannot deliver."""
+        stored = self.command == "put store_confs" and "rev" in (self.answer or {})
+        return self.answer is not None and not self.ok and not stored
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody was told what became of it."""
+        return self.answer is None
+
+
+@frozen
+class Heard:
+    """An order that a device heard.
+
+    :ivar socket: which of its connections it came on, counted over its life.
+    :ivar written: when the server wrote it.
+    """
+
+    socket: int
+    key: Key
+    rev: int
+    kind: str
+    params: dict[str, Any]
+    written: Mark
+
+
+@frozen
+class Said:
+    """What a device answered to an order; :ivar counts: False: on a connection that it had replaced already."""
+
+    socket: int
+    key: Key
+    rev: int
+    kind: str
+    ecode: Any
+    tick: int
+    counts: bool = True
+
+    @property
+    def written_as(self) -> int | None:
+        """The ``ecode`` that the store is to have of it; None: none, it acknowledges nothing."""
+        if isinstance(self.ecode, bool) or not isinstance(self.ecode, int) or abs(self.ecode) > 2**53:
+            return 1004000002
+        if self.kind == "delete" and self.ecode in LACKS:
+            return 0
+        if self.kind == "put" and self.ecode in LACKS:
+            return None
+        return self.ecode
+
+
+@frozen
+class Effect:
+    """An order that changed what a device holds; :ivar same: it held exactly that already."""
+
+    key: Key
+    rev: int
+    kind: str
+    tick: int
+    same: bool
+
+
+@define(eq=False)
+class Journal:
+    """What one device has heard, done and said.
+
+    :ivar conflicts: orders with the rev of another, but other content: one that keeps its revs would not do them.
+    :ivar excuses: how often there was a reason to send a key again with a new rev, though it had been done.
+    """
+
+    heard: list[Heard] = field(factory=list)
+    said: list[Said] = field(factory=list)
+    effects: list[Effect] = field(factory=list)
+    conflicts: list[tuple[Key, int, dict[str, Any]]] = field(factory=list)
+    repeats: int = 0
+    excuses: dict[Key | None, int] = field(factory=dict)
+
+    def excuse(self, key: Key | None) -> None:
+        """Note that ``key``, or everything, may be sent once more."""
+        self.excuses[key] = self.excuses.get(key, 0) + 1

@@ -83,7 +83,11 @@ def _tell(outcome: Outcome, options: str = "") -> None:
 
 
 def _many(options: argparse.Namespace) -> int:
+    count = iter(range(1, sys.maxsize))
+
     def told(outcome: Outcome) -> None:
+        if (number := next(count)) % 1000 == 0 and number < len(options.seeds):
+            print(f"{number} runs of {len(options.seeds)}", flush=True)
         if outcome.complaints:
             invariant, complaint = outcome.complaints[0]
             print(f"seed {outcome.seed} breaks {', '.join(outcome.broken)}: {invariant}: {complaint[:300]}", flush=True)

@@ -121,7 +121,7 @@ def find(name: str) -> Found:
         if set(outcome.broken) & set(fault.by):
             return Found(name, fault.required, seed + 1, outcome.broken, outcome.complaints[0][1])
         # Only an error in the log: the fault was put in wrongly, and proves nothing.
-        if "I8" in outcome.broken:
+        if outcome.broken == ["I8"]:
             return Found(name, fault.required, 0, outcome.broken, dict(outcome.complaints)["I8"])
     return Found(name, fault.required, 0, [], "")
 

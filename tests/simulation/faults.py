@@ -384,3 +384,25 @@ def _window_ignored(stack: ExitStack) -> None:
 def _not_one_at_a_time(stack: ExitStack) -> None:
     """A change is sent although the one before it has not been answered."""
     stack.enter_context(replaced(Slot, "busy", property(lambda _self: False)))
+
+
+@_fault("sent again with a new rev", "I2", required=False)
+def _new_rev_each_time(stack: ExitStack) -> None:
+    """Each sending raises the rev, so that a device cannot tell that it has done it already."""
+    read = outbox.read
+
+    def raise_and_read(connection: Any, keys: Any, *args: Any) -> Any:
+        for key in keys:
+            condition = orders.behind
+            for column, value in zip(orders.KEY, key, strict=True):
+                condition = condition & (column == value)
+            orders.raise_rows(connection, condition)
+        return read(connection, keys, *args)
+
+    stack.enter_context(replaced(outbox, "read", raise_and_read))
+
+
+@_fault("an error that nobody handles", "I8", required=False)
+def _not_handled(stack: ExitStack) -> None:
+    """That what is due could not be read is left to the Deferred, which tells of it when it is collected."""
+    stack.enter_context(replaced(Delivery, "_cannot_read", lambda _self, failure, *_args: failure))

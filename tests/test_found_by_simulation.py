@@ -75,3 +75,23 @@ def test_no_lane_is_kept_when_a_late_answer_cannot_be_written(
         device.answer(late)
     logged_errors.expect(OSError)
     assert server.service.delivery._lanes == {}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="want_store_conf does not see tasks that may go back to it (simulation-bugs.md 7)"
+)
+def test_a_configuration_that_is_replaced_while_its_task_is_taken_off_it_in_vain_reaches_the_device(
+    server: MemoryServer,
+) -> None:
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    conf = {"name": "c", "file_ext": "bin", "file_b64": "MQ=="}
+    unid = server.ask("post store_confs", conf)["unid"]
+    server.call("put tasks", {"task_id": task_id, "store_conf_unid": unid})
+    device.obey()
+    change = server.call("put tasks", {"task_id": task_id, "store_conf_unid": None})
+    server.call("put store_confs", {**conf, "unid": unid, "file_b64": "Mg=="})
+    device.refuse()
+    assert server.result(change)["ecode"] == 1005020001
+    device.obey()
+    assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="

@@ -32,4 +32,4 @@ def test_nothing_is_wrong_in_any_run() -> None:
 def test_a_fault_is_found() -> None:
     status, told = simulate("--seed", "0", "--fault", "lock not released", "--no-shrink")
     assert status == 1
-    assert "seed 0 fails" in told
+    assert "seed 0 breaks I4" in told

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -24,21 +24,19 @@ from zope.interface import implementer
 from devconf import failpoints, wire
 from devconf.clock import Now, Random
 from devconf.devices.answer_book import AnswerBook
-from devconf.devices.contents import Contents
 from devconf.devices.hub import Hub, IDelivery
 from devconf.devices.interpret import interpret
 from devconf.devices.lane import Lane, Phase, Slot
 from devconf.devices.link import Link
 from devconf.devices.pending import NoAnswer
+from devconf.devices.reader import Reader
 from devconf.devices.watch import Seen, Watch
 from devconf.model import Answer, OrderKey, State
-from devconf.store import Store, outbox
+from devconf.store import Store
 from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
 
-#: Devices that are served by one read of what is due: others have their turn in between.
-LANES_PER_READ = 200
-#: After a failure of the store, and after the first deadline of an order: seconds until it is tried again.
+#: After the first deadline of an order: seconds until it is tried again.
 RETRY_AFTER = 10.0
 RETRY_AT_MOST = 600.0
 
@@ -64,15 +62,13 @@ class Delivery:
     _hub: Hub
     _timeout: float
     _lanes: dict[str, Lane] = field(factory=dict, init=False)
-    _hungry: dict[Lane, None] = field(factory=dict, init=False)
-    _reading: bool = field(default=False, init=False)
+    _reader: Reader = field(init=False)
     _book: AnswerBook = field(init=False)
-    _contents: Contents = field(factory=Contents, init=False)
-    _again_call: IDelayedCall | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._hub.delivery = self
+        self._reader = Reader(self._clock, self._store, self._lanes, self._send, self._tidy)
         self._book = AnswerBook(self._store, self._now, self._hub.events, self._written, self._not_written)
 
     # -- for commands
@@ -119,7 +115,7 @@ class Delivery:
         self.nudge(changed)
         for dev_unid in {key.dev_unid for key in targets}:
             if (lane := self._lanes.get(dev_unid)) is not None:
-                self._feed(lane)
+                self._reader.feed(lane)
                 self._tidy(lane)
 
     def nudge(self, keys: Collection[OrderKey]) -> None:
@@ -133,7 +129,7 @@ class Delivery:
                     slot.dirty = True
                 if slot is None or not slot.busy:
                     lane.queue[key] = None
-                    self._feed(lane)
+                    self._reader.feed(lane)
 
     def catch_up(self, dev_unid: str) -> None:
         """Send a device all that is due: it has been taken to have nothing (``devices/resync``)."""
@@ -142,7 +138,7 @@ class Delivery:
             for slot in lane.slots.values():
                 slot.dirty = True
             lane.scan = OrderKey(dev_unid, "", "")
-            self._feed(lane)
+            self._reader.feed(lane)
 
     def end_waits(self) -> None:
         """End what commands wait for, as if all their deadlines had passed: the server is stopping."""
@@ -153,9 +149,7 @@ class Delivery:
     def stop(self) -> None:
         """Send nothing more; answers that have come are still written."""
         self._stopped = True
-        self._hungry.clear()
-        if self._again_call is not None and self._again_call.active():
-            self._again_call.cancel()
+        self._reader.stop()
         for lane in self._lanes.values():
             lane.disarm()
 
@@ -171,7 +165,7 @@ class Delivery:
         lane = self._lane(link.dev_unid)
         lane.link = link
         lane.scan = OrderKey(link.dev_unid, "", "")
-        self._feed(lane)
+        self._reader.feed(lane)
 
     def disconnected(self, link: Link) -> None:
         """See :class:`IDelivery`."""
@@ -184,7 +178,7 @@ class Delivery:
         """See :class:`IDelivery`."""
         lane = self._lanes.get(link.dev_unid)
         if lane is not None:
-            self._feed(lane)
+            self._reader.feed(lane)
 
     def answered_late(self, link: Link, order: Order, answer: wire.DeviceAnswer) -> None:
         """See :class:`IDelivery`."""
@@ -209,7 +203,7 @@ class Delivery:
         if lane.idle:
             lane.disarm()
             self._lanes.pop(lane.dev_unid, None)
-            self._hungry.pop(lane, None)
+            self._reader.forget(lane)
 
     def _on_timer(self, lane: Lane) -> None:
         now = self._clock.seconds()
@@ -223,95 +217,22 @@ class Delivery:
         soonest = lane.soonest(self._timeout)
         if soonest is not None:
             lane.arm(soonest)
-        self._feed(lane)
+        self._reader.feed(lane)
         self._tidy(lane)
 
-    # -- reading what is due, and sending it
-
-    def _feed(self, lane: Lane) -> None:
-        if lane.wants() and not self._stopped:
-            self._hungry[lane] = None
-            self._read()
-
-    def _read(self) -> None:
-        if self._reading or not self._hungry:
-            return
-        keys: list[OrderKey] = []
-        scans: list[tuple[OrderKey, int]] = []
-        served: list[Lane] = []
-        while self._hungry and len(served) < LANES_PER_READ:
-            lane = next(iter(self._hungry))
-            del self._hungry[lane]
-            if not lane.wants():
-                continue
-            served.append(lane)
-            lane.reading = True
-            room = lane.room()
-            mine = lane.take(room)
-            keys += mine
-            if lane.scan is not None and len(mine) < room:
-                scans.append((lane.scan, room - len(mine)))
-        if served:
-            self._reading = True
-            self._store.run(outbox.read, keys, scans, list(self._contents)).addCallbacks(
-                self._due, self._cannot_read, callbackArgs=(served, keys, scans), errbackArgs=(served, keys)
-            )
-
-    def _due(
-        self, due: outbox.Due, served: list[Lane], keys: list[OrderKey], scans: list[tuple[OrderKey, int]]
-    ) -> None:
-        self._reading = False
-        for conf, encoded in due.contents.items():
-            self._contents.add(conf, encoded)
-        for (after, _), position in zip(scans, due.positions, strict=True):
-            lane = self._lanes.get(after.dev_unid)
-            # One that connected anew meanwhile begins at the beginning.
-            if lane is not None and lane.scan == after:
-                lane.scan = position
-        for order in due.orders:
-            lane = self._lanes.get(order.key.dev_unid)
-            if lane is not None and not self._stopped:
-                self._send(lane, order)
-        self._nothing_due(set(keys) - {order.key for order in due.orders})
-        for lane in served:
-            lane.reading = False
-            self._feed(lane)
-            self._tidy(lane)
-        self._read()
-
-    def _nothing_due(self, keys: Collection[OrderKey]) -> None:
-        for key in keys:
-            lane = self._lanes.get(key.dev_unid)
-            slot = lane.slots.get(key) if lane is not None else None
-            if slot is not None and not slot.busy:
-                slot.reset()
-
-    def _cannot_read(self, failure: Failure, served: list[Lane], keys: list[OrderKey]) -> None:
-        self._reading = False
-        self._log.failure("what is due could not be read; trying again", failure)
-        for lane in served:
-            lane.reading = False
-        for key in keys:
-            self._lane(key.dev_unid).queue[key] = None
-        if not self._stopped and self._again_call is None:
-            self._again_call = self._clock.callLater(1.0, self._again)
-
-    def _again(self) -> None:
-        self._again_call = None
-        for lane in list(self._lanes.values()):
-            self._feed(lane)
+    # -- sending what is due
 
     def _send(self, lane: Lane, order: Order) -> None:
         slot = lane.slots.get(order.key)
         if lane.link is None or (slot is not None and not slot.may_send(self._clock.seconds())):
             return
-        if not lane.room() or (order.conf is not None and order.conf not in self._contents):
+        if not lane.room() or (order.conf is not None and order.conf not in self._reader.contents):
             lane.queue[order.key] = None
             return
         slot = lane.slot(order.key)
         params: dict[str, Any] = order.params
         if order.conf is not None:
-            params = {**params, "store_conf": msgspec.Raw(self._contents[order.conf])}
+            params = {**params, "store_conf": msgspec.Raw(self._reader.contents[order.conf])}
         req_id = self._hub.next_req_id()
         payload = wire.encode_request(req_id, f"{_COMMANDS[order.kind]} {_TASKS}", params)
         timeout = self._timeout + len(payload) / 65536
@@ -366,7 +287,7 @@ class Delivery:
                 self._acknowledged(lane, slot, answer, rows.get(answer.key))
         for dev_unid in {answer.key.dev_unid for answer, _ in batch}:
             if (lane := self._lanes.get(dev_unid)) is not None:
-                self._feed(lane)
+                self._reader.feed(lane)
                 self._tidy(lane)
 
     def _acknowledged(self, lane: Lane, slot: Slot, answer: Acknowledgement, row: Any) -> None:

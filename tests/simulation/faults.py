@@ -20,6 +20,7 @@ from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.lane import Slot
 from devconf.devices.link import Link
+from devconf.devices.reader import Reader
 from devconf.devices.pending import PendingRequests
 from devconf.devices.watch import Seen, Watch
 from devconf.errors import Ecode
@@ -405,4 +406,4 @@ def _new_rev_each_time(stack: ExitStack) -> None:
 @_fault("an error that nobody handles", "I8", required=False)
 def _not_handled(stack: ExitStack) -> None:
     """That what is due could not be read is left to the Deferred, which tells of it when it is collected."""
-    stack.enter_context(replaced(Delivery, "_cannot_read", lambda _self, failure, *_args: failure))
+    stack.enter_context(replaced(Reader, "_cannot_read", lambda _self, failure, *_args: failure))

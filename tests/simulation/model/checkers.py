@@ -152,7 +152,7 @@ def i4(evidence: Evidence) -> Iterator[str]:
     clients = sum(client.socket is not None for client in (*world.clients, world.auditor))
     for what, found, wanted in (
         ("lanes", len(delivery._lanes), 0),
-        ("hungry lanes", len(delivery._hungry), 0),
+        ("hungry lanes", len(delivery._reader._hungry), 0),
         ("answers to be written", len(delivery._book._waiting), 0),
         ("locks", len(service.locks._waiting), 0),
         ("devices connected", len(hub._links), online),

@@ -1,0 +1,131 @@
+"""Reading what is due: one read serves many devices, so that a fleet that comes back costs few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from devconf.devices.contents import Contents
+from devconf.devices.lane import Lane
+from devconf.model import OrderKey
+from devconf.store import Store, outbox
+from devconf.store.outbox import Order
+
+#: Devices that are served by one read of what is due: others have their turn in between.
+LANES_PER_READ = 200
+#: After a failure of the store: seconds until what is due is read again.
+READ_AGAIN = 1.0
+
+
+@define(eq=False)
+class Reader:
+    """Reads what is due of lanes that have room for it.
+
+    :ivar _lanes: by device; shared with the delivery.
+    :ivar _send: given each order that is due.
+    :ivar _served: given each lane that has been served.
+    :ivar contents: the storage configurations that orders refer to, encoded.
+    """
+
+    _log = Logger()
+
+    _clock: IReactorTime
+    _store: Store
+    _lanes: dict[str, Lane]
+    _send: Callable[[Lane, Order], None]
+    _served: Callable[[Lane], None]
+    contents: Contents = field(factory=Contents, init=False)
+    _hungry: dict[Lane, None] = field(factory=dict, init=False)
+    _reading: bool = field(default=False, init=False)
+    _again_call: IDelayedCall | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def feed(self, lane: Lane) -> None:
+        """Read what is due of ``lane``, if it has room, in its turn."""
+        if lane.wants() and not self._stopped:
+            self._hungry[lane] = None
+            self._read()
+
+    def forget(self, lane: Lane) -> None:
+        """Note that nothing is under way in ``lane`` any longer."""
+        self._hungry.pop(lane, None)
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self._stopped = True
+        self._hungry.clear()
+        if self._again_call is not None and self._again_call.active():
+            self._again_call.cancel()
+
+    def _read(self) -> None:
+        if self._reading or not self._hungry:
+            return
+        keys: list[OrderKey] = []
+        scans: list[tuple[OrderKey, int]] = []
+        served: list[Lane] = []
+        while self._hungry and len(served) < LANES_PER_READ:
+            lane = next(iter(self._hungry))
+            del self._hungry[lane]
+            if not lane.wants():
+                continue
+            served.append(lane)
+            lane.reading = True
+            room = lane.room()
+            mine = lane.take(room)
+            keys += mine
+            if lane.scan is not None and len(mine) < room:
+                scans.append((lane.scan, room - len(mine)))
+        if served:
+            self._reading = True
+            self._store.run(outbox.read, keys, scans, list(self.contents)).addCallbacks(
+                self._due, self._cannot_read, callbackArgs=(served, keys, scans), errbackArgs=(served, keys)
+            )
+
+    def _due(
+        self, due: outbox.Due, served: list[Lane], keys: list[OrderKey], scans: list[tuple[OrderKey, int]]
+    ) -> None:
+        self._reading = False
+        for conf, encoded in due.contents.items():
+            self.contents.add(conf, encoded)
+        for (after, _), position in zip(scans, due.positions, strict=True):
+            lane = self._lanes.get(after.dev_unid)
+            # One that connected anew meanwhile begins at the beginning.
+            if lane is not None and lane.scan == after:
+                lane.scan = position
+        for order in due.orders:
+            lane = self._lanes.get(order.key.dev_unid)
+            if lane is not None and not self._stopped:
+                self._send(lane, order)
+        self._nothing_due(set(keys) - {order.key for order in due.orders})
+        for lane in served:
+            lane.reading = False
+            self.feed(lane)
+            self._served(lane)
+        self._read()
+
+    def _nothing_due(self, keys: Collection[OrderKey]) -> None:
+        for key in keys:
+            lane = self._lanes.get(key.dev_unid)
+            slot = lane.slots.get(key) if lane is not None else None
+            if slot is not None and not slot.busy:
+                slot.reset()
+
+    def _cannot_read(self, failure: Failure, served: list[Lane], keys: list[OrderKey]) -> None:
+        self._reading = False
+        self._log.failure("what is due could not be read; trying again", failure)
+        for lane in served:
+            lane.reading = False
+        for key in keys:
+            if (concerned := self._lanes.get(key.dev_unid)) is not None:
+                concerned.queue[key] = None
+        if not self._stopped and self._again_call is None:
+            self._again_call = self._clock.callLater(READ_AGAIN, self._again)
+
+    def _again(self) -> None:
+        self._again_call = None
+        for lane in list(self._lanes.values()):
+            self.feed(lane)

@@ -20,8 +20,8 @@ from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.lane import Slot
 from devconf.devices.link import Link
-from devconf.devices.reader import Reader
 from devconf.devices.pending import PendingRequests
+from devconf.devices.reader import Reader
 from devconf.devices.watch import Seen, Watch
 from devconf.errors import Ecode
 from devconf.model import CONFIRMED, OFFLINE

@@ -77,9 +77,6 @@ def test_no_lane_is_kept_when_a_late_answer_cannot_be_written(
     assert server.service.delivery._lanes == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="want_store_conf does not see tasks that may go back to it (simulation-bugs.md 7)"
-)
 def test_a_configuration_that_is_replaced_while_its_task_is_taken_off_it_in_vain_reaches_the_device(
     server: MemoryServer,
 ) -> None:
@@ -95,3 +92,23 @@ def test_a_configuration_that_is_replaced_while_its_task_is_taken_off_it_in_vain
     assert server.result(change)["ecode"] == 1005020001
     device.obey()
     assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="
+
+
+def test_a_configuration_that_is_replaced_while_a_task_is_given_it_in_vain_does_not_stay(server: MemoryServer) -> None:
+    device, other = online(server, "a"), online(server, "b")
+    task_id = pic_task(server, device, other)
+    confs = [{"name": "c", "file_ext": "bin", "file_b64": content} for content in ("MQ==", "Mg==")]
+    unids = [server.ask("post store_confs", conf)["unid"] for conf in confs]
+    server.call("put tasks", {"task_id": task_id, "store_conf_unid": unids[0]})
+    device.obey()
+    other.obey()
+    change = server.call("put tasks", {"task_id": task_id, "store_conf_unid": unids[1]})
+    device.obey()
+    server.call("put store_confs", {**confs[1], "unid": unids[1], "file_b64": "Mw=="})
+    device.obey()
+    assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mw=="
+    other.refuse()
+    assert server.result(change)["ecode"] == 1005020001
+    device.obey()
+    other.obey()
+    assert [each.held[(task_id, "")]["store_conf"]["file_b64"] for each in (device, other)] == ["MQ==", "MQ=="]

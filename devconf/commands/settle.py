@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from devconf.devices.watch import Seen
 from devconf.errors import Ecode
 from devconf.model import CONFIRMED, SILENT, Answer, OrderKey, State
-from devconf.store import journal, orders, tasks
+from devconf.store import confs, journal, orders, tasks
 from devconf.store.answers import LACKS
 
 #: Devices that a response to ``put store_confs`` lists.
@@ -215,9 +215,14 @@ def _put_task(case: _Case) -> Settled:
     def undo(case: _Case) -> None:
         before = dict(case.before)
         dev_unids = before.pop("dev_unids", None)
+        conf_rev = before.pop("store_conf_rev", None)
         if dev_unids is not None:
             tasks.bind(case.connection, case.row.task_id, dev_unids)
         tasks.update_task(case.connection, case.row.task_id, case.now, **before)
+        if "store_conf_unid" in before and case.revs:
+            unid = before["store_conf_unid"]
+            replaced = unid is not None and confs.get_conf(case.connection, unid).rev != conf_rev
+            orders.want_old_store_conf(case.connection, case.row.task_id, max(case.revs.values()), replaced)
 
     return _unless_refused(case, undo)
 

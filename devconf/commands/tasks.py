@@ -229,6 +229,9 @@ def _plan_put(connection: Connection, now: float, params: PutTask) -> Plan:
             confs.get_conf(connection, params.store_conf_unid, "$.params.store_conf_unid")
         if params.store_conf_unid != task.store_conf_unid:
             before["store_conf_unid"] = task.store_conf_unid
+            # It may be replaced before this is settled, and have to be sent if this is undone.
+            if task.store_conf_unid is not None:
+                before["store_conf_rev"] = confs.get_conf(connection, task.store_conf_unid).rev
             parts.append("store_conf")
     leaving: list[str] = []
     joining: list[str] = []

@@ -111,6 +111,21 @@ def want_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     return present(connection, orders.c.task_id.in_(using))
 
 
+def want_old_store_conf(connection: Connection, task_id: str, rev: int, replaced: bool) -> None:
+    """Let the devices of a task that goes back to the storage configuration it had have that one as it is now.
+
+    A replacement of either, while the change was under way, has raised rows of its own, or missed them.
+
+    :param rev: of the change that is undone, whose rows have been put back.
+    :param replaced: the old one has another content than when it was taken away.
+    """
+    concerned = and_(orders.c.task_id == task_id, orders.c.life == "present")
+    if not replaced:
+        concerned = and_(concerned, orders.c.conf_rev > rev)
+    new = select(tasks.c.rev).where(tasks.c.task_id == task_id).scalar_subquery()
+    connection.execute(update(orders).where(concerned).values(conf_rev=new, wanted_rev=new))
+
+
 def behind_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     """Return the orders that use the storage configuration ``unid`` and are behind, each with its rev."""
     return present(connection, and_(tasks.c.store_conf_unid == unid, behind))

@@ -25,7 +25,7 @@ from devconf.config import Config
 from devconf.model import Role
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
-from devconf.store import accounts, writer
+from devconf.store import accounts, opening
 from devconf.store.writer import ThreadRunner
 from devconf.testing import prepared_database
 
@@ -41,10 +41,10 @@ class Running:
     def __init__(self, reactor: Any, folder: Path, *, scheme: str = "tcp", **settings: Any) -> None:
         self.reactor = reactor
         path = prepared_database(folder / "devconf.sqlite")
-        connection = writer.connect(f"sqlite:///{path}")
+        connection = opening.connect(f"sqlite:///{path}")
         with connection.begin():
             accounts.insert_user(connection, 0.0, "u1", "alice", Role.OPERATOR, f"plain {PASSWORD}")
-        writer.close(connection)
+        opening.close(connection)
         listen = (f"{scheme}:0:interface=127.0.0.1",) if scheme == "tcp" else (scheme,)
         config = Config(listen=listen, database=f"sqlite:///{path}", **settings)
         seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread)

@@ -21,7 +21,7 @@ from devconf.cli.status import Status, status_of
 from devconf.errors import Ecode
 from devconf.model import Role
 from devconf.passwords import verify_password
-from devconf.store import accounts, migrations, writer
+from devconf.store import accounts, migrations, opening
 
 
 def devconf(*args: str | Path, text: str = "") -> Result:
@@ -206,12 +206,12 @@ def test_accounts_of_a_stopped_server(home: Path) -> None:
 
 
 def test_a_server_that_runs_keeps_its_database(home: Path) -> None:
-    connection = writer.connect(f"sqlite:///{home}/devconf.sqlite")
+    connection = opening.connect(f"sqlite:///{home}/devconf.sqlite")
     try:
         line = only_line(devconf("user", "list", "-c", home / "devconf.toml"), 1)
         state, text = states("-c", home / "devconf.toml", status=0)["database"]
     finally:
-        writer.close(connection)
+        opening.close(connection)
     assert re.fullmatch(r"devconf: the database is in use by process \d+; .* use 'devconf users' while it runs", line)
     assert state == "ok"
     assert re.fullmatch(rf"{home}/devconf\.sqlite is not looked into: the database is in use by process \d+", text)
@@ -221,13 +221,13 @@ def test_a_server_that_runs_keeps_its_database(home: Path) -> None:
 
 
 def users(path: Path) -> list[str]:
-    connection = writer.connect(f"sqlite:///{path}")
+    connection = opening.connect(f"sqlite:///{path}")
     try:
         migrations.upgrade(connection)
         with connection.begin():
             return [user["user_name"] for user in accounts.list_users(connection)]
     finally:
-        writer.close(connection)
+        opening.close(connection)
 
 
 def test_restore_keeps_what_was_there_with_its_log(home: Path, tmp_path: Path) -> None:
@@ -235,12 +235,12 @@ def test_restore_keeps_what_was_there_with_its_log(home: Path, tmp_path: Path) -
     backup = tmp_path / "backup.sqlite"
     shutil.copy(path, backup)
     # A server that was killed leaves what it has committed last in the log.
-    connection = writer.connect(f"sqlite:///{path}")
+    connection = opening.connect(f"sqlite:///{path}")
     with connection.begin():
         accounts.insert_user(connection, 0.0, "u" * 32, "late", Role.ADMIN, "hash")
     for end in ("", "-wal"):
         shutil.copy(f"{path}{end}", f"{tmp_path}/killed.sqlite{end}")
-    writer.close(connection)
+    opening.close(connection)
     for end in ("", "-wal"):
         shutil.copy(f"{tmp_path}/killed.sqlite{end}", f"{path}{end}")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from devconf.store import migrations, writer
+from devconf.store import migrations, opening
 
 REPOSITORY = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -260,9 +260,9 @@ def test_a_signal_ends_it_cleanly(program: str, number: signal.Signals, tmp_path
     assert "Main loop terminated." in output
     assert "Traceback" not in output
     assert {path.name for path in tmp_path.iterdir()} == {"devconf.toml", "devconf.sqlite", "devconf.sqlite.lock"}
-    connection = writer.connect(f"sqlite:///{tmp_path / 'devconf.sqlite'}")
+    connection = opening.connect(f"sqlite:///{tmp_path / 'devconf.sqlite'}")
     migrations.upgrade(connection)
-    writer.close(connection)
+    opening.close(connection)
 
 
 def test_a_configuration_need_not_be_named(tmp_path: Path) -> None:

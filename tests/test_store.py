@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 
 from devconf.errors import CommandFailed, Ecode, StartupError
 from devconf.model import Role
-from devconf.store import Store, accounts, confs, migrations, tables, writer
+from devconf.store import Store, accounts, confs, migrations, opening, tables, writer
 from devconf.store.writer import BATCH, InlineRunner, IRunner, Job, ThreadRunner
 from devconf.testing import MemoryServer, prepared_database
 
@@ -47,11 +47,11 @@ def url(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Connection]:
-    connection = writer.connect(url(path))
+    connection = opening.connect(url(path))
     try:
         yield connection
     finally:
-        writer.close(connection)
+        opening.close(connection)
 
 
 def open_store(path: Path) -> None:
@@ -220,8 +220,8 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
-from devconf.store import writer
-connection = writer.connect(sys.argv[1])
+from devconf.store import opening, writer
+connection = opening.connect(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
 """

@@ -85,17 +85,17 @@ def passwd(config_path: str | None, as_json: bool, name: str, new_password: str)
 
 def _on_database(config_path: str | None, function: Callable[..., Any], *args: Any) -> Any:
     from devconf.errors import CommandFailed, StartupError
-    from devconf.store import migrations, writer
+    from devconf.store import migrations, opening
 
     settings = settings_of(config_path)
     try:
-        connection = writer.connect(settings.database)
+        connection = opening.connect(settings.database)
         try:
             migrations.upgrade(connection)
             with connection.begin():
                 return function(connection, *args)
         finally:
-            writer.close(connection)
+            opening.close(connection)
     except StartupError as error:
         hint = ", or use 'devconf users' while it runs" if "is in use by" in str(error) else ""
         raise Failed(f"{error}{hint}") from None

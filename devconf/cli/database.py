@@ -65,9 +65,9 @@ def settings_of(config_path: str | None) -> Config:
 
 def path_of(settings: Config) -> Path:
     """Return the file of the database."""
-    from devconf.store import writer
+    from devconf.store import opening
 
-    return Path(writer.sqlite_path(settings.database)).resolve()
+    return Path(opening.sqlite_path(settings.database)).resolve()
 
 
 @contextlib.contextmanager
@@ -77,10 +77,10 @@ def locked(path: Path) -> Iterator[None]:
     :raises Failed: one has it already; the text says which.
     """
     from devconf.errors import StartupError
-    from devconf.store import writer
+    from devconf.store import opening
 
     try:
-        lock = writer.lock_file(f"{path}.lock")
+        lock = opening.lock_file(f"{path}.lock")
     except StartupError as error:
         raise Failed(error) from None
     with closing(lock):

@@ -67,7 +67,7 @@ def configuration(listen: str, database: Path) -> str:
     """
     from devconf import config
     from devconf.errors import StartupError
-    from devconf.store import writer
+    from devconf.store import opening
 
     text = resources.files("devconf.cli").joinpath(CONFIG).read_text("utf-8")
     values = {"listen": [listen], "database": f"sqlite:///{database}"}
@@ -79,7 +79,7 @@ def configuration(listen: str, database: Path) -> str:
         settings = config.parse(text, CONFIG)
     except StartupError as error:
         raise Failed(f"{database.parent} cannot be used: {error}; name another folder") from None
-    if writer.sqlite_path(settings.database) != str(database):
+    if opening.sqlite_path(settings.database) != str(database):
         raise Failed(f"{database.parent} cannot stand in the address of a database; name another folder")
     return text
 
@@ -89,17 +89,17 @@ def _make_account(path: Path, user: str, password: str) -> None:
     from devconf.errors import StartupError
     from devconf.model import Role
     from devconf.passwords import hash_password
-    from devconf.store import accounts, migrations, writer
+    from devconf.store import accounts, migrations, opening
 
     hashed = hash_password(password)
     try:
-        connection = writer.connect(f"sqlite:///{path}")
+        connection = opening.connect(f"sqlite:///{path}")
         try:
             migrations.upgrade(connection)
             with connection.begin():
                 accounts.insert_user(connection, time.time(), Random().identifier(), user, Role.ADMIN, hashed)
         finally:
-            writer.close(connection)
+            opening.close(connection)
     except StartupError as error:
         raise Failed(error) from None
 

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from devconf.store import migrations
-from devconf.store.writer import IRunner, Job, close, connect
+from devconf.store.opening import close, connect
+from devconf.store.writer import IRunner, Job
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from devconf.store.writer import sqlite_path
+from devconf.store.opening import sqlite_path
 
 
 def copy(url: str) -> Path:

@@ -7,8 +7,6 @@ committed at once (*group commit*): one ``fsync`` for all of them. A Deferred fi
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 import threading
 from collections import deque
@@ -16,22 +14,18 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import msgspec
 from attrs import define, field, frozen
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import NullPool
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from devconf.errors import StartupError
+from devconf.store.opening import BUSY_TIMEOUT, close
 
 #: At most so many functions share a commit, so that the first of them does not wait for ever.
 BATCH = 512
-#: Seconds that a transaction waits for another program that writes.
-BUSY_TIMEOUT = 5.0
 
 
 @frozen
@@ -293,107 +287,3 @@ def deliver(
     for job, result in zip(jobs, results, strict=True):
         job.outcome.callback(result)
     return broken
-
-
-def close(connection: Connection) -> None:
-    """Close ``connection`` and its engine, and let go of the lock on the file."""
-    connection.close()
-    connection.engine.dispose()
-    lock = connection.engine.get_execution_options().get("devconf_lock")
-    if lock is not None:
-        lock.close()
-
-
-def sqlite_path(url: str) -> str:
-    """Return the file that the SQLAlchemy ``url`` names."""
-    return make_url(url).database or ""
-
-
-def connect(url: str) -> Connection:
-    """Return the one connection to the SQLite database ``url``, with its file locked against other processes.
-
-    :raises StartupError: another process holds it, it is no database, or it would not be durable.
-    """
-    path = sqlite_path(url)
-    lock = lock_file(path + ".lock")
-    engine = make_engine(url).execution_options(devconf_lock=lock)
-    with contextlib.ExitStack() as undo:
-        undo.callback(lock.close)
-        undo.callback(engine.dispose)
-        try:
-            # Only its owner may read what is stored; SQLite gives its other files the same mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = undo.enter_context(engine.connect())
-            _verify(connection)
-        except OSError as error:
-            raise StartupError(f"cannot open {path}: {error.strerror}; `database` must name a file to write") from None
-        except DatabaseError as error:
-            raise StartupError(f"{path}: {error.orig}; restore a backup, or name another file in `database`") from None
-        undo.pop_all()
-    return connection
-
-
-def make_engine(url: str) -> Engine:
-    """Return an engine for ``url`` that begins and ends transactions where it is told to, and reads JSON by msgspec."""
-    engine = create_engine(
-        url,
-        poolclass=NullPool,
-        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": BUSY_TIMEOUT},
-        json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=msgspec.json.decode,
-    )
-    event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    return engine
-
-
-def _prepare(connection: Any, _record: object) -> None:
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",  # with NORMAL, a power cut loses what was committed
-        "secure_delete = ON",  # a replaced storage configuration is gone
-        "foreign_keys = ON",
-        "trusted_schema = OFF",
-        "journal_size_limit = 67108864",
-    ):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _verify(connection: Connection) -> None:
-    wanted = {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
-    for pragma, value in wanted.items():
-        found = connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
-        if found != value:
-            raise StartupError(
-                f"SQLite's {pragma} is {found!r} and cannot be set to {value!r} for {connection.engine.url.database}; "
-                "put the database on a local disk that this user may write to"
-            )
-    # A look at the file's pages: a foreign or truncated file is found now, not in the middle of a command.
-    check = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if check != "ok":
-        raise StartupError(
-            f"{connection.engine.url.database} is damaged ({' '.join(str(check).split())}); restore a backup"
-        )
-    connection.rollback()
-
-
-def lock_file(path: str) -> Any:
-    """Return ``path`` open, and locked against other processes until it is closed; raise ``StartupError``."""
-    try:
-        lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held as long as the connection)
-    except OSError as error:
-        raise StartupError(
-            f"cannot open {path}: {error.strerror}; the folder of `database` must exist and be writable"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise StartupError(f"the database is in use by {holder}; stop it first ({path})") from None
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"process {os.getpid()}\n")
-    lock.flush()
-    return lock

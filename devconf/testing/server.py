@@ -23,7 +23,7 @@ from devconf.errors import Ecode
 from devconf.model import Identity, Role
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
-from devconf.store import migrations, writer
+from devconf.store import migrations, opening, writer
 from devconf.testing.client import MemoryClient
 from devconf.testing.device import MemoryDevice
 from devconf.testing.network import MemoryReactor
@@ -42,10 +42,10 @@ def prepared_database(path: Path) -> Path:
 def _template() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.sqlite"
-        connection = writer.connect(f"sqlite:///{made}")
+        connection = opening.connect(f"sqlite:///{made}")
         migrations.upgrade(connection)
         writer.checkpoint(connection)
-        writer.close(connection)
+        opening.close(connection)
         return made.read_bytes()
 
 

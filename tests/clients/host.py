@@ -21,7 +21,7 @@ from devconf.config import Config
 from devconf.model import Role
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
-from devconf.store import accounts, writer
+from devconf.store import accounts, opening
 from devconf.store.writer import ThreadRunner
 from devconf.testing import prepared_database
 
@@ -51,10 +51,10 @@ class Host:
         self.reactor = reactor
         self.reports: DeferredQueue[Any] = DeferredQueue()
         path = prepared_database(folder / "devconf.sqlite")
-        connection = writer.connect(f"sqlite:///{path}")
+        connection = opening.connect(f"sqlite:///{path}")
         with connection.begin():
             accounts.insert_user(connection, 0.0, "u1", USER, Role.ADMIN, f"plain {PASSWORD}")
-        writer.close(connection)
+        opening.close(connection)
         seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread)
         self.service = DevconfService(reactor, Config(listen=(), database=f"sqlite:///{path}"), seams)
         self._root = Resource()

@@ -26,7 +26,7 @@ from devconf.config import Config, Limits
 from devconf.model import OrderKey
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
-from devconf.store import answers, writer
+from devconf.store import answers, opening
 from devconf.testing import NOON, prepared_database
 from tests.simulation.front import Front, enabled, redeem
 from tests.simulation.network import Connection
@@ -67,7 +67,7 @@ def cheap_starts() -> Iterator[None]:
     """
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(writer, "make_engine", _engine))
+        stack.enter_context(replaced(opening, "make_engine", _engine))
         stack.enter_context(replaced(Auth, "redeem", redeem))
         # Autobahn paints its debug messages even if nobody reads them.
         for module in (protocol_module, adapter_module):
@@ -85,7 +85,7 @@ def cheap_starts() -> Iterator[None]:
         yield
 
 
-_make_engine = writer.make_engine
+_make_engine = opening.make_engine
 
 
 @cache

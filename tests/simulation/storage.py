@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from devconf.store import writer
+from devconf.store import opening, writer
 from devconf.store.writer import IRunner, Job
 from tests.simulation.timeline import ServerClock, Timeline
 
@@ -186,7 +186,7 @@ class SimulatedThread:
             self._clock.callLater(0, self._begin)
         elif self._stopped is not None and not self._stopped.called:
             if self._connection is not None:
-                writer.close(self._connection)
+                opening.close(self._connection)
                 self._connection = None
             self._clock.callLater(0, self._stopped.callback, None)
 
@@ -277,7 +277,7 @@ class SimulatedThread:
             left = self._undecided(self._before, after, random)
         with suppress(sqlite3.Error):
             if self._connection is not None:
-                writer.close(self._connection)
+                opening.close(self._connection)
         self._connection = None
         return left
 

@@ -147,23 +147,29 @@ class Connected:
     behind: bool
 
 
+_of_device = orders.c.dev_unid == bindparam("dev_unid")
+_new_epoch = (
+    update(devices)
+    .where(devices.c.dev_unid == bindparam("k_dev_unid"), devices.c.enabled)
+    .values(epoch=devices.c.epoch + 1)
+    .returning(devices.c.epoch, devices.c.echoes)
+)
+_refused = select(exists().where(_of_device, orders.c.ecode != 0, ~behind))
+_behind = select(exists().where(_of_device, behind))
+_all = select(orders).where(_of_device)
+
+
 def connect(connection: Connection, dev_unid: str) -> Connected | None:
     """Note that ``dev_unid`` connects: what it refused is wanted again, with a new rev (§4).
 
     :returns: None if it may not connect any longer.
     """
-    row = connection.execute(
-        update(devices)
-        .where(devices.c.dev_unid == dev_unid, devices.c.enabled)
-        .values(epoch=devices.c.epoch + 1)
-        .returning(devices.c.epoch, devices.c.echoes)
-    ).one_or_none()
+    row = connection.execute(_new_epoch, {"k_dev_unid": dev_unid}).one_or_none()
     if row is None:
         return None
-    refused = and_(orders.c.dev_unid == dev_unid, orders.c.ecode != 0, ~behind)
-    if connection.execute(select(exists().where(refused))).scalar():
-        raise_rows(connection, refused)
-    late = connection.execute(select(exists().where(orders.c.dev_unid == dev_unid, behind))).scalar()
+    if connection.execute(_refused, {"dev_unid": dev_unid}).scalar():
+        raise_rows(connection, and_(orders.c.dev_unid == dev_unid, orders.c.ecode != 0, ~behind))
+    late = connection.execute(_behind, {"dev_unid": dev_unid}).scalar()
     return Connected(row.epoch, row.echoes, bool(late))
 
 
@@ -183,7 +189,7 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
 
     :param has: each task or subtask, and the rev that the device has of it.
     """
-    rows = {key_of(row): row for row in connection.execute(select(orders).where(orders.c.dev_unid == dev_unid))}
+    rows = {key_of(row): row for row in connection.execute(_all, {"dev_unid": dev_unid})}
     differs = [key for key, row in rows.items() if row.applied_rev and has.get(key) != row.applied_rev]
     for start in range(0, len(differs), 500):
         # With a new rev: the device may have kept what it said to the old one.

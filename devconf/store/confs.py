@@ -6,7 +6,7 @@ import hashlib
 from base64 import b64encode
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from devconf.clock import stamp
 from devconf.errors import CommandFailed, Ecode
@@ -14,6 +14,7 @@ from devconf.store.paging import page
 from devconf.store.tables import store_confs, tasks
 
 _LIGHT = [column for column in store_confs.c if column.name != "content"]
+_conf = select(*_LIGHT).where(store_confs.c.unid == bindparam("unid"))
 
 
 def get_conf(connection: Connection, unid: str, path: str = "$.params.unid") -> Row[Any]:
@@ -22,7 +23,7 @@ def get_conf(connection: Connection, unid: str, path: str = "$.params.unid") -> 
     :param path: the JSON path of ``unid``.
     :raises CommandFailed: ``NO_SUCH_STORE_CONF``.
     """
-    row = connection.execute(select(*_LIGHT).where(store_confs.c.unid == unid)).one_or_none()
+    row = connection.execute(_conf, {"unid": unid}).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.NO_SUCH_STORE_CONF, f"there is no storage configuration {unid!r} ({path})")
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from devconf.errors import CommandFailed, Ecode
@@ -15,13 +15,15 @@ from devconf.store.paging import containing, page, position
 from devconf.store.tables import credentials, devices, orders, subtasks, task_devices
 from devconf.store.tasks import RANKS, rank
 
+_device = select(devices).where(devices.c.dev_unid == bindparam("dev_unid"))
+
 
 def get_device(connection: Connection, dev_unid: str) -> Row[Any]:
     """Return the device.
 
     :raises CommandFailed: ``NO_SUCH_DEVICE``.
     """
-    row = connection.execute(select(devices).where(devices.c.dev_unid == dev_unid)).one_or_none()
+    row = connection.execute(_device, {"dev_unid": dev_unid}).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.NO_SUCH_DEVICE, f"there is no device {dev_unid!r} ($.params.dev_unid)")
     return row

@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, String, cast, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, String, bindparam, cast, delete, func, insert, or_, select, update
 
 from devconf.clock import stamp
 from devconf.store.paging import page, position
 from devconf.store.tables import commands
 
+# What each command runs is made once: SQLAlchemy takes longer to put a statement together than SQLite to run it.
+_this = commands.c.command_id == bindparam("k_command_id")
+_begin = insert(commands)
+_planned = select(commands).where(_this, commands.c.settled_at.is_(None))
+_settle = update(commands).where(_this)
+
 
 def begin(connection: Connection, now: float, **values: Any) -> None:
     """Write a command's intent, in the transaction of its plan."""
-    connection.execute(insert(commands).values(planned_at=now, **values))
+    connection.execute(_begin, {"planned_at": now, **values})
 
 
 def done(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Write commands that are over already."""
-    connection.execute(insert(commands), rows)
+    connection.execute(_begin, rows)
 
 
 def get_planned(connection: Connection, command_id: str) -> Row[Any] | None:
     """Return a command that has been planned and not settled."""
-    return connection.execute(
-        select(commands).where(commands.c.command_id == command_id, commands.c.settled_at.is_(None))
-    ).one_or_none()
+    return connection.execute(_planned, {"k_command_id": command_id}).one_or_none()
 
 
 def unsettled(connection: Connection) -> list[str]:
@@ -50,11 +54,9 @@ def settle(
     connection: Connection, command_id: str, now: float, ecode: int, enote: str, devices: list[Any] | None
 ) -> None:
     """Write the outcome of a command; what was kept to undo it goes."""
-    connection.execute(
-        update(commands)
-        .where(commands.c.command_id == command_id)
-        .values(settled_at=now, ecode=ecode, enote=enote, devices=devices, plan=None, rule=None, algo_comb=None)
-    )
+    outcome = {"settled_at": now, "ecode": ecode, "enote": enote, "devices": devices}
+    over = {"plan": None, "rule": None, "algo_comb": None}
+    connection.execute(_settle, {"k_command_id": command_id, **outcome, **over})
 
 
 # -- the history --------------------------------------------------------------------------------------------------

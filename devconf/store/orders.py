@@ -43,6 +43,14 @@ KEY = (orders.c.dev_unid, orders.c.task_id, orders.c.subtask_id)
 this = and_(*(column == bindparam(f"k_{column.name}") for column in KEY))
 behind = orders.c.wanted_rev > orders.c.acked_rev
 
+# Made once: SQLAlchemy takes longer to put a statement together than SQLite to run it.
+_raise_task = (
+    update(tasks).where(tasks.c.task_id == bindparam("k_task_id")).values(rev=tasks.c.rev + 1).returning(tasks.c.rev)
+)
+_remove = delete(orders).where(this)
+_change = update(orders).where(this)
+_sweep = delete(orders).where(orders.c.task_id == bindparam("task_id"), orders.c.life == "deleted", ~behind)
+
 
 def bound(key: OrderKey) -> dict[str, str]:
     """Return what the condition ``this`` compares with, for the row of ``key``."""
@@ -56,10 +64,7 @@ def key_of(row: Any) -> OrderKey:
 
 def raise_task(connection: Connection, task_id: str) -> int:
     """Raise the counter of the task and return its new rev."""
-    rev = connection.execute(
-        update(tasks).where(tasks.c.task_id == task_id).values(rev=tasks.c.rev + 1).returning(tasks.c.rev)
-    ).scalar_one()
-    return int(rev)
+    return int(connection.execute(_raise_task, {"k_task_id": task_id}).scalar_one())
 
 
 def want_present(connection: Connection, keys: Collection[OrderKey], rev: int) -> None:
@@ -78,23 +83,21 @@ def want_present(connection: Connection, keys: Collection[OrderKey], rev: int) -
         "epoch": 0,
     }
     # A row may be there already: of a delete that has not been confirmed.
-    connection.execute(delete(orders).where(this), [bound(key) for key in keys])
+    connection.execute(_remove, [bound(key) for key in keys])
     connection.execute(insert(orders), [{**key._asdict(), **fresh} for key in keys])
 
 
 def want_parts(connection: Connection, keys: Collection[OrderKey], parts: Iterable[str], rev: int) -> None:
     """Let each of ``keys`` have ``parts`` as they are wanted now."""
     if keys:
-        values = {PARTS[part].name: rev for part in parts}
-        connection.execute(update(orders).where(this).values(wanted_rev=rev, **values), [bound(key) for key in keys])
+        values = {"wanted_rev": rev, **{PARTS[part].name: rev for part in parts}}
+        connection.execute(_change, [{**bound(key), **values} for key in keys])
 
 
 def want_deleted(connection: Connection, keys: Collection[OrderKey], rev: int) -> None:
     """Let each of ``keys`` delete its task or subtask."""
     if keys:
-        connection.execute(
-            update(orders).where(this).values(life="deleted", wanted_rev=rev), [bound(key) for key in keys]
-        )
+        connection.execute(_change, [{**bound(key), "life": "deleted", "wanted_rev": rev} for key in keys])
 
 
 def want_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
@@ -212,7 +215,7 @@ def put_back(
     values: dict[str, Any]
     if before is None or before["life"] == "deleted":
         if before is None and not may_have:
-            connection.execute(delete(orders).where(this), bound(key))
+            connection.execute(_remove, bound(key))
             return False
         values = {"life": "deleted", "wanted_rev": new}
     elif may_have:
@@ -222,7 +225,7 @@ def put_back(
             values |= {"acked_rev": 0, "applied_rev": 0}
     else:
         values = _as_before(row, before, rev, new)
-    connection.execute(update(orders).where(this).values(**values), bound(key))
+    connection.execute(_change, {**bound(key), **values})
     return bool(values.get("wanted_rev", row.wanted_rev) > values.get("acked_rev", row.acked_rev))
 
 
@@ -248,7 +251,7 @@ def _as_before(row: Row[Any], before: dict[str, Any], rev: int, new: int) -> dic
 
 def sweep_deleted(connection: Connection, task_id: str) -> None:
     """Forget the orders of ``task_id`` whose delete has been answered: their command is settled."""
-    connection.execute(delete(orders).where(orders.c.task_id == task_id, orders.c.life == "deleted", ~behind))
+    connection.execute(_sweep, {"task_id": task_id})
 
 
 def rows_of(connection: Connection, keys: Sequence[OrderKey]) -> dict[OrderKey, Row[Any]]:

@@ -134,13 +134,14 @@ def _whole(row: Row[Any]) -> dict[str, Any]:
     return whole
 
 
+_content = select(store_confs).where(store_confs.c.unid == bindparam("unid"), store_confs.c.rev == bindparam("rev"))
+
+
 def contents(connection: Connection, confs: Iterable[ConfKey]) -> dict[ConfKey, bytes]:
     """Return the storage configurations ``confs`` as JSON, as a message carries them (§6); those of this rev only."""
     found = {}
     for unid, rev in set(confs):
-        row = connection.execute(
-            select(store_confs).where(store_confs.c.unid == unid, store_confs.c.rev == rev)
-        ).one_or_none()
+        row = connection.execute(_content, {"unid": unid, "rev": rev}).one_or_none()
         if row is not None:
             found[(unid, rev)] = wire.encode(
                 {

@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from devconf.clock import stamp
 from devconf.errors import CommandFailed, Ecode
@@ -15,13 +30,26 @@ from devconf.store.tables import devices, orders, subtasks, task_devices, tasks
 
 # -- tasks --------------------------------------------------------------------------------------------------------
 
+# Made once: SQLAlchemy takes longer to put a statement together than SQLite to run it.
+_some: BindParameter[Any] = bindparam("dev_unids", expanding=True)
+_task = select(tasks).where(tasks.c.task_id == bindparam("task_id"))
+_update_task = update(tasks).where(tasks.c.task_id == bindparam("k_task_id"))
+_bound = (
+    select(task_devices.c.dev_unid).where(task_devices.c.task_id == bindparam("task_id")).order_by(task_devices.c.seq)
+)
+_unbind = delete(task_devices).where(task_devices.c.task_id == bindparam("task_id"))
+_existing = select(devices.c.dev_unid).where(devices.c.dev_unid.in_(_some))
+_declared = select(devices.c.dev_unid, devices.c.algos).where(
+    devices.c.dev_unid.in_(_some), devices.c.algos.is_not(None)
+)
+
 
 def get_task(connection: Connection, task_id: str) -> Row[Any]:
     """Return the task.
 
     :raises CommandFailed: ``NO_SUCH_TASK``.
     """
-    row = connection.execute(select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
+    row = connection.execute(_task, {"task_id": task_id}).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.NO_SUCH_TASK, f"there is no task {task_id!r} ($.params.task_id)")
     return row
@@ -29,12 +57,12 @@ def get_task(connection: Connection, task_id: str) -> Row[Any]:
 
 def insert_task(connection: Connection, now: float, **values: Any) -> None:
     """Store a new task, with rev 1."""
-    connection.execute(insert(tasks).values(rev=1, created_at=now, updated_at=now, **values))
+    connection.execute(insert(tasks), {"rev": 1, "created_at": now, "updated_at": now, **values})
 
 
 def update_task(connection: Connection, task_id: str, now: float, **values: Any) -> None:
     """Change columns of a task."""
-    connection.execute(update(tasks).where(tasks.c.task_id == task_id).values(updated_at=now, **values))
+    connection.execute(_update_task, {"k_task_id": task_id, "updated_at": now, **values})
 
 
 def delete_task(connection: Connection, task_id: str) -> None:
@@ -44,17 +72,13 @@ def delete_task(connection: Connection, task_id: str) -> None:
 
 def bound_devices(connection: Connection, task_id: str) -> list[str]:
     """Return the devices a picture task is bound to, in the order in which they were."""
-    return list(
-        connection.execute(
-            select(task_devices.c.dev_unid).where(task_devices.c.task_id == task_id).order_by(task_devices.c.seq)
-        ).scalars()
-    )
+    return list(connection.execute(_bound, {"task_id": task_id}).scalars())
 
 
 def bind(connection: Connection, task_id: str, dev_unids: Collection[str]) -> None:
     """Bind a picture task to ``dev_unids`` and no others; devices that are gone are left out."""
     known = existing(connection, dev_unids)
-    connection.execute(delete(task_devices).where(task_devices.c.task_id == task_id))
+    connection.execute(_unbind, {"task_id": task_id})
     rows = [{"task_id": task_id, "dev_unid": dev_unid} for dev_unid in dev_unids if dev_unid in known]
     if rows:
         connection.execute(insert(task_devices), rows)
@@ -65,11 +89,7 @@ def existing(connection: Connection, dev_unids: Collection[str]) -> set[str]:
     found: set[str] = set()
     wanted = list(dev_unids)
     for start in range(0, len(wanted), 1000):
-        found.update(
-            connection.execute(
-                select(devices.c.dev_unid).where(devices.c.dev_unid.in_(wanted[start : start + 1000]))
-            ).scalars()
-        )
+        found.update(connection.execute(_existing, {"dev_unids": wanted[start : start + 1000]}).scalars())
     return found
 
 
@@ -95,8 +115,7 @@ def check_algos(connection: Connection, dev_unids: Iterable[str], algo_comb: lis
     needed = [item["algo_id"] for item in algo_comb]
     wanted = list(dev_unids)
     for start in range(0, len(wanted), 1000):
-        some = devices.c.dev_unid.in_(wanted[start : start + 1000])
-        for row in connection.execute(select(devices.c.dev_unid, devices.c.algos).where(some, devices.c.algos != None)):  # noqa: E711
+        for row in connection.execute(_declared, {"dev_unids": wanted[start : start + 1000]}):
             lacking = [algo_id for algo_id in needed if row.algos and algo_id not in row.algos]
             if lacking:
                 raise CommandFailed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -92,14 +92,7 @@ _make_engine = opening.make_engine
 def _engine(url: str) -> Engine:
     made = _make_engine(url)
     event.listen(made, "commit", refuse_commit)
-    # SQLAlchemy compiles these anew each time, which takes longer than what is between them.
-    for name, words in (("savepoint", "SAVEPOINT"), ("release_savepoint", "RELEASE SAVEPOINT")):
-        setattr(made.dialect, f"do_{name}", partial(_directly, words))
     return made
-
-
-def _directly(words: str, connection: Any, name: str) -> None:
-    connection.connection.driver_connection.execute(f"{words} {name}").close()
 
 
 @cache

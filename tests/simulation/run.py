@@ -144,6 +144,8 @@ def _play(world: World, steps: Iterator[Step]) -> list[tuple[str, str]]:
             take(world, step)
             world.check_bounds()
         _calm_down(world)
+        if not world.host.up:
+            return [*world.found, *(("I7", complaint) for complaint in world.restless)]
         return [*world.found, *_check(world), *_end(world)]
     except RunawayError as error:
         return [*world.found, ("I4", str(error))]

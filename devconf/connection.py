@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from devconf import wire
+from devconf import hints, wire
 from devconf.dial import Socket, open_socket
 from devconf.errors import CommandFailed
 from devconf.ways_in import Message, RequestFailed
@@ -34,6 +34,11 @@ class Disconnected(Exception):
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds to wait at least before another attempt, if the server said so; else 0.0."""
+        return hints.in_reason(self.reason)
 
     def __str__(self) -> str:
         return f"the connection is closed ({self.code}{': ' if self.reason else ''}{self.reason})"

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 
+from devconf import hints
 from devconf.ways_in import CannotConnect, reason
 
 #: Seconds until the socket is open.
@@ -125,7 +126,9 @@ class Socket(WebSocketClientProtocol):
             why = reason if wasClean else self.wasNotCleanReason
             self.factory.receiver.lost(1005 if code is None else code, why or "")
         elif not self.opened.called:
-            self.opened.errback(CannotConnect(f"the server did not open the socket: {self.wasNotCleanReason}"))
+            headers = getattr(self, "http_headers", {})
+            why = f"the server did not open the socket: {self.wasNotCleanReason}"
+            self.opened.errback(CannotConnect(why, hints.in_headers(headers.get)))
 
     def dataReceived(self, data: bytes) -> None:
         """Note that the server lives."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+#: Seconds after which a server that stops, or has too much to do, is hoped to be back: what it tells its peers.
+RETRY_AFTER = 5
+
 
 class Ecode(IntEnum):
     """An ``ecode``: ``100``, an HTTP status, a serial. ``meaning`` is the line of the table."""
@@ -53,6 +56,11 @@ class Ecode(IntEnum):
     def http_status(self) -> int:
         """The status of the HTTP mirror (§5): 200, or the three digits in the middle."""
         return 200 if self is Ecode.OK else int(str(int(self))[3:6])
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which it makes sense to ask again what was not even looked at; None: it is not about that."""
+        return RETRY_AFTER if self in (Ecode.STOPPING, Ecode.TOO_MANY) else None
 
 
 class CommandFailed(Exception):

@@ -37,7 +37,7 @@ from devconf.config import Config
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.protocol import DeviceFactory
-from devconf.errors import CommandFailed, Ecode, StartupError
+from devconf.errors import RETRY_AFTER, CommandFailed, Ecode, StartupError
 from devconf.events import Events
 from devconf.model import Identity
 from devconf.operators import host
@@ -57,8 +57,6 @@ BACKLOG = 4096
 PRUNE_EVERY = 3600.0
 #: Seconds that a stopping server waits for devices to answer what commands wait for.
 DRAIN_WITHIN = 15.0
-#: Seconds after which it is hoped to be back: what it tells its peers.
-RETRY_AFTER = 5
 #: Seconds that a stopping server waits for its connections to close.
 STOP_WITHIN = 5.0
 
@@ -275,7 +273,8 @@ class DevconfService(MultiService):
         if self._pruning.running:
             self._pruning.stop()
         await self._drain()
-        self.sessions.end_all(close_codes.GOING_AWAY, f"the server is stopping; retry after {RETRY_AFTER} s")
+        reason = close_codes.retry_after("the server is stopping", RETRY_AFTER)
+        self.sessions.end_all(close_codes.GOING_AWAY, reason)
         await self._until(lambda: not len(self.sessions), STOP_WITHIN)
         self.delivery.stop()
         self.hub.stop()

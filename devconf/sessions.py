@@ -20,6 +20,15 @@ REPLACED = 4001
 UNANSWERED = 4003
 
 
+#: Seconds for which a peer is asked to stay away that could not be taken.
+OVERLOADED_RETRY = 30.0
+
+
+def retry_after(why: str, seconds: float) -> str:
+    """Return the reason of a close frame that tells when to come back (§6)."""
+    return f"{why}; retry after {seconds:.0f} s"
+
+
 @define
 class Sessions:
     """The open sockets by account."""

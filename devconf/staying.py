@@ -18,8 +18,8 @@ from devconf.ways_in import CannotConnect, RequestFailed
 BACKOFF = 1.0
 BACKOFF_MAX = 60.0
 
-#: Close codes (§6) of which all connections hear at the same time, or which ask for patience: at most so many seconds
-#: at the first attempt.
+#: Close codes (§6) of which all connections hear at the same time, or which ask for patience: the first attempt is
+#: spread over so many seconds.
 _PATIENCE = {1001: 5.0, 1013: 30.0}
 
 #: Seconds that a device stays away at least once another connection has taken its place (4001), and again as many at
@@ -67,15 +67,16 @@ class Staying:
         failures = 0
         try:
             while True:
-                code, lasted = await self._connection()
+                code, hint, lasted = await self._connection()
+                # One that is thrown out at once again and again is not better off for having been let in.
                 failures = 0 if lasted >= BACKOFF_MAX else failures
-                await deferLater(self._clock, pause(code, failures, self._fraction()))
+                await deferLater(self._clock, pause(code, failures, self._fraction(), hint))
                 failures += 1
         except CancelledError:
             pass
 
-    async def _connection(self) -> tuple[int, float]:
-        """Have one connection, or fail to; return the close code and how long it lasted, in seconds."""
+    async def _connection(self) -> tuple[int, float, float]:
+        """Have one connection, or fail to; return the close code, the server's hint, and how long it lasted."""
         try:
             client = await self._connect()
         except CancelledError:
@@ -86,26 +87,27 @@ class Staying:
             if not isinstance(failure, CannotConnect | RequestFailed):
                 _log.failure("an attempt to connect failed in a way that nobody thought of")
             self._go_on()
-            return 0, 0.0
+            return 0, getattr(failure, "retry_after", 0.0), 0.0
         self._go_on()
         since = self._clock.seconds()
         ending = await client.when_closed()
         self._lost(ending)
         self._go_on()
-        return ending.code, self._clock.seconds() - since
+        return ending.code, ending.retry_after, self._clock.seconds() - since
 
     def _go_on(self) -> None:
         if self._stopped:
             raise CancelledError
 
 
-def pause(code: int, failures: int, fraction: float) -> float:
-    """Return how many seconds to wait before the next attempt.
+def pause(code: int, failures: int, fraction: float, hint: float = 0.0) -> float:
+    """Return how many seconds to wait before the next attempt: what the server asks for, and some at random.
 
     :param code: the close code of the connection that was lost; 0: there was none.
     :param failures: attempts that came to nothing, or not to much, before this one.
     :param fraction: random, in [0, 1).
+    :param hint: seconds to wait at least, as the server said.
     """
     if code == _REPLACED:
-        return REPLACED_PAUSE * (1 + fraction)
-    return fraction * max(_PATIENCE.get(code, 0.0), min(BACKOFF_MAX, BACKOFF * 2.0 ** min(failures, 16)))
+        return max(hint, REPLACED_PAUSE) + fraction * REPLACED_PAUSE
+    return hint + fraction * max(_PATIENCE.get(code, 0.0), min(BACKOFF_MAX, BACKOFF * 2.0 ** min(failures, 16)))

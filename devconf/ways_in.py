@@ -18,7 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from devconf import wire
+from devconf import hints, wire
 from devconf.errors import CommandFailed, Ecode
 
 #: Seconds until an answer over HTTP.
@@ -35,7 +35,14 @@ Message = dict[str, Any]
 
 
 class CannotConnect(Exception):
-    """The server cannot be reached, or what answers is no devconf server; the text is one line that says why."""
+    """The server cannot be reached, or what answers is no devconf server; the text is one line that says why.
+
+    :ivar retry_after: seconds to wait at least before another attempt, if the server said so; else 0.0.
+    """
+
+    def __init__(self, why: str, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
 
 
 class RequestFailed(Exception):
@@ -44,10 +51,12 @@ class RequestFailed(Exception):
     :ivar ecode: which one (§3); not 0.
     :ivar enote: what is wrong, for people.
     :ivar response: the whole answer.
+    :ivar retry_after: as of :class:`CannotConnect`.
     """
 
-    def __init__(self, response: Message) -> None:
+    def __init__(self, response: Message, retry_after: float = 0.0) -> None:
         super().__init__(response)
+        self.retry_after = retry_after
         self.ecode: int = response["ecode"]
         self.enote = str(response.get("enote", ""))
         self.response = response
@@ -177,14 +186,14 @@ class Server:
             raise
         except Exception as error:  # the agent, TLS and the resolver each have kinds of their own
             raise CannotConnect(f"{self.url} cannot be reached: {reason(error)}") from None
+        wait = hints.in_headers(lambda name: (response.headers.getRawHeaders(name) or [None])[-1])
         try:
             answer = wire.decode_object(bytes(content))
         except CommandFailed:
-            raise CannotConnect(
-                f"{self.url} answered with HTTP status {response.code} and no JSON object; is it a devconf server?"
-            ) from None
+            why = f"{self.url} answered with HTTP status {response.code} and no JSON object; is it a devconf server?"
+            raise CannotConnect(why, wait) from None
         if answer.get("ecode", 0) != 0:
-            raise RequestFailed(answer)
+            raise RequestFailed(answer, wait)
         return answer
 
 

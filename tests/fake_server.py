@@ -46,11 +46,16 @@ class Socket(WebSocketServerProtocol):
 
     def onConnect(self, request: Any) -> None:
         server = self.factory.server_side
+        if server.full:
+            raise ConnectionDeny(503, "full")
         token = request.headers.get("authorization")
         path = request.path.rpartition("/")[2]
         if path not in server.tickets and token not in server.tokens:
             raise ConnectionDeny(401, "wrong ticket")
         server.tickets.discard(path)
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:  # noqa: ARG002
+        super().failHandshake(reason, code, self.factory.server_side.headers.get("socket", {}).items())
 
     def onOpen(self) -> None:
         self.factory.server_side.sockets.append(self)
@@ -109,7 +114,10 @@ class _Pages(Resource):
         text = request.content.read()
         authorization = request.getHeader("authorization")
         self._server.asked.append((request.method.decode(), path, authorization, json.loads(text) if text else None))
-        answer = self._server.answer(urlsplit(path).path.rpartition("/")[2])
+        name = urlsplit(path).path.rpartition("/")[2]
+        answer = self._server.answer(name)
+        for header, value in self._server.headers.pop(name, {}).items():
+            request.setHeader(header, value)
         return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
 
@@ -120,6 +128,8 @@ class FakeServer:
     :ivar asked: method, address, ``authorization`` and body of what came over HTTP.
     :ivar answers: what ``login``, ``token``, ``logout``, ``register`` and ``ws_url`` answer instead of what is usual,
         each once, in order.
+    :ivar headers: further headers of the next of these answers, and of a ``socket`` that is refused.
+    :ivar full: refuses sockets with 503.
     :ivar tokens: the tokens that open a socket, and :ivar tickets: those that do so once.
     :ivar sockets: all connections, the newest last.
     :ivar up: whether it accepts connections.
@@ -131,6 +141,8 @@ class FakeServer:
         self.answers: dict[str, list[Json | bytes]] = {
             name: [] for name in ("login", "token", "logout", "register", "ws_url")
         }
+        self.headers: dict[str, dict[str, str]] = {}
+        self.full = False
         self.tokens: set[str] = set()
         self.tickets: set[str] = set()
         self.sockets: list[Socket] = []

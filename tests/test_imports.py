@@ -30,7 +30,7 @@ FLOORS = (
     {"service", "tap"},
 )
 #: What a client or a device in the field uses, of these and nothing else.
-APART = {"client", "connection", "device", "device_journal", "dial", "lasting", "staying", "ways_in"}
+APART = {"client", "connection", "device", "device_journal", "dial", "hints", "lasting", "staying", "ways_in"}
 FOUNDATION = {"errors", "wire", "clock"}
 #: Programs, and what is for tests: they may import anything, and nothing of the server imports them.
 PROGRAMS = {"cli", "simulator", "demo", "testing", "sandbox"}

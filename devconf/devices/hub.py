@@ -120,7 +120,8 @@ class Hub:
 
     def _cannot_connect(self, failure: Failure, link: Link) -> None:
         self._log.failure("a device could not be noted as connected", failure)
-        link.transport.close(sessions.OVERLOADED, "the server cannot take this device now; try again later")
+        why = sessions.retry_after("the server cannot take this device now", sessions.OVERLOADED_RETRY)
+        link.transport.close(sessions.OVERLOADED, why)
 
     def closed(self, link: Link) -> None:
         """Note the end of a connection."""

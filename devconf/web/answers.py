@@ -27,7 +27,10 @@ def render(request: Request, outcome: object) -> bytes:
         fields = {"ecode": Ecode.OK, "enote": "ok", **outcome}
     else:
         fields = {"ecode": Ecode.INTERNAL, "enote": "internal error; the server's log tells more"}
-    request.setResponseCode(Ecode(fields["ecode"]).http_status)
+    ecode = Ecode(fields["ecode"])
+    request.setResponseCode(ecode.http_status)
+    if ecode.retry_after is not None:
+        request.setHeader(b"retry-after", b"%d" % ecode.retry_after)
     request.setHeader(b"cache-control", b"no-store")
     return render_json(request, fields)
 

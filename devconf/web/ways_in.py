@@ -16,7 +16,7 @@ import devconf
 from devconf import wire
 from devconf.auth import Auth
 from devconf.config import Config
-from devconf.errors import CommandFailed, Ecode
+from devconf.errors import RETRY_AFTER, CommandFailed, Ecode
 from devconf.model import Identity, OrderKey, Role
 from devconf.store import Store, answers, devices
 from devconf.web.answers import bearer, body_of, header, identified, let_in, peer_address, render
@@ -194,6 +194,7 @@ class WaysIn:
         """``GET /readyz``: commands are taken."""
         if not self._ready():
             request.setResponseCode(503)
+            request.setHeader(b"retry-after", b"%d" % RETRY_AFTER)
             return _text(request, "not ready")
         return _text(request, "ok")
 

@@ -47,6 +47,7 @@ async def test_a_device_from_its_enrolment_to_its_end(place: Place) -> None:
         "online": False,
         "since": None,
         "addr": None,
+        "duplicate": None,
         "pending": 0,
         "refused": 0,
     }

@@ -72,6 +72,7 @@ class DeviceCommands:
             link = hub.get(item["dev_unid"])
             if link is not None:
                 item |= {"online": True, "since": stamp(link.since), "addr": link.address}
+            item["duplicate"] = hub.duplicates.other(item["dev_unid"])
         return {"devices": items, "next": following}
 
     @command("post devices", PostDevice, Role.ADMIN)
@@ -124,6 +125,7 @@ class DeviceCommands:
         ):
             if ends:
                 self._sessions.end(params.dev_unid, why)
+                self._machine.hub.duplicates.forget(params.dev_unid)
                 break
         dev_refid = values.get("dev_refid", before.dev_refid)
         self._unknown.enrolled(dev_refid)
@@ -152,6 +154,7 @@ class DeviceCommands:
             call, {"dev_unid": dev_unid}, lambda connection, _now: devices.delete_device(connection, dev_unid)
         )
         self._sessions.end(dev_unid, "this device was deleted")
+        self._machine.hub.duplicates.forget(dev_unid)
         self._tell(dev_unid, gone.dev_refid, "deleted")
         return {}
 

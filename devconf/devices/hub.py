@@ -1,7 +1,8 @@
 """The devices that are connected.
 
 The newest connection of a device is the only one that counts: an older one is closed (4001), and what comes on it is
-dropped. How orders are made and retried is :mod:`devconf.devices.delivery`'s.
+dropped. Only where two boxes with one identity throw each other out the one that is there stays
+(:mod:`devconf.devices.duplicates`). How orders are made and retried is :mod:`devconf.devices.delivery`'s.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from zope.interface import Interface, implementer
 
 from devconf import sessions, wire
 from devconf.clock import Now, Random
+from devconf.devices.duplicates import RETRY_AFTER, Duplicates
 from devconf.devices.link import IHub, Link
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
@@ -63,6 +65,7 @@ class Hub:
     :ivar events: told when a device connects or disconnects.
     :ivar window: messages that may be outstanding on one connection.
     :ivar dropped: messages of devices that answered nothing that was asked.
+    :ivar duplicates: the devices of which there are two boxes.
     """
 
     _log = Logger()
@@ -75,10 +78,12 @@ class Hub:
     window: int
     delivery: Any = field(default=None, init=False)  # IDelivery
     dropped: int = field(default=0, init=False)
+    duplicates: Duplicates = field(init=False)
     _links: dict[str, Link] = field(factory=dict, init=False)
     _req_ids: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.duplicates = Duplicates(self.clock)
         run = self._random.identifier()
         self._req_ids = (f"{run}-{number}" for number in count(1))
 
@@ -91,11 +96,18 @@ class Hub:
     def opened(self, identity: Identity, address: str, transport: Any) -> Link:
         """Take over a connection that has been opened; it is live once the store knows of it.
 
+        :param address: where it comes from, without a port.
         :param transport: an ``IDeviceTransport``.
         :returns: what messages of the device, and the end of the connection, have to be given to.
         """
         link = Link(identity, address, self._now(), transport, self)
-        older = self._links.pop(link.dev_unid, None)
+        older = self._links.get(link.dev_unid)
+        if older is not None and not self._may_replace(older, link):
+            link.end()
+            transport.close(
+                sessions.DUPLICATE, f"another box has this identity and is connected; retry after {RETRY_AFTER} s"
+            )
+            return link
         self._links[link.dev_unid] = link
         if older is not None:
             self._end(older)
@@ -104,6 +116,22 @@ class Hub:
             self._connected, self._cannot_connect, callbackArgs=(link,), errbackArgs=(link,)
         )
         return link
+
+    def _may_replace(self, older: Link, link: Link) -> bool:
+        known = self.duplicates.other(link.dev_unid) is not None
+        if self.duplicates.admits(link.dev_unid, older.address, link.address):
+            return True
+        if not known:
+            self._log.warn(
+                "there are two boxes with the identity of {name} ({device}), which throw each other out: the one at "
+                "{held} stays, the one at {address} is kept out; give each its own dev_refid and key",
+                name=link.identity.name,
+                device=link.dev_unid,
+                held=older.address,
+                address=link.address,
+            )
+            self._tell(link, "duplicate")
+        return False
 
     def _connected(self, connected: answers.Connected | None, link: Link) -> None:
         if link.gone:

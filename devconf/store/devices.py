@@ -179,6 +179,7 @@ def _item(row: Row[Any]) -> dict[str, Any]:
         "online": False,
         "since": None,
         "addr": None,
+        "duplicate": None,
         "pending": row.pending,
         "refused": row.refused,
     }

@@ -24,6 +24,7 @@ class MemoryDevice:
     :ivar heard: all it was ever sent.
     :ivar held: what it has, by (task_id, subtask_id): the last params that counted.
     :ivar revs: the last rev it acted on of each.
+    :ivar address: where its connections come from.
     :ivar closed: code and reason, once the server has closed its connection.
     :ivar dev_key: what it logs in with, if it was enrolled here: for programs that connect as a device.
     """
@@ -40,6 +41,7 @@ class MemoryDevice:
     closed: tuple[int, str] | None = None
     link: Link | None = None
     dev_key: str = ""
+    address: str = "127.0.0.1"
 
     # -- IDeviceTransport
 
@@ -64,7 +66,7 @@ class MemoryDevice:
         self.closed = None
         self.inbox.clear()
         self.server.service.sessions.add(self._identity, self.close)
-        self.link = self.server.service.hub.opened(self._identity, "127.0.0.1", self)
+        self.link = self.server.service.hub.opened(self._identity, self.address, self)
         self.server.run()
 
     def lose(self) -> None:

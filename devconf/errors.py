@@ -51,6 +51,7 @@ class Ecode(IntEnum):
     OFFLINE = 1005030001, "a device is offline"
     STOPPING = 1005030002, "the server is stopping or overloaded"
     SILENT = 1005040001, "a device did not answer in time"
+    DISK_FULL = 1005070001, "the disk of the server is full; nothing was changed"
 
     @property
     def http_status(self) -> int:
@@ -79,6 +80,13 @@ class CommandFailed(Exception):
 
     def __str__(self) -> str:
         return f"{int(self.ecode)}: {self.enote}"
+
+
+class StoreFailed(CommandFailed):
+    """The store could not do it: there is no room (``DISK_FULL``), or it is broken and the server stops (``STOPPING``).
+
+    It has said so in the log itself.
+    """
 
 
 class StartupError(Exception):

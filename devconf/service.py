@@ -37,14 +37,14 @@ from devconf.config import Config
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.protocol import DeviceFactory
-from devconf.errors import RETRY_AFTER, CommandFailed, Ecode, StartupError
+from devconf.errors import RETRY_AFTER, CommandFailed, Ecode, StartupError, StoreFailed
 from devconf.events import Events
 from devconf.model import Identity
 from devconf.operators import host
 from devconf.operators.protocol import OperatorFactory
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
-from devconf.store import Store, backup, journal
+from devconf.store import Store, backup, complain, journal
 from devconf.store.writer import ThreadRunner
 from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
@@ -217,6 +217,8 @@ class DevconfService(MultiService):
             observer.errback(failure)
         if not observers and failure.check(StartupError):
             self._log.critical("devconf cannot start: {error}", error=str(failure.value))
+        elif not observers and failure.check(StoreFailed):
+            self._log.critical("devconf cannot go on: {error}", error=failure.value.enote)
         elif not observers:
             self._log.failure("devconf cannot go on", failure)
 
@@ -348,7 +350,7 @@ class DevconfService(MultiService):
 
     def _prune(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._remove_old()).addErrback(
-            lambda failure: self._log.failure("what is old could not be removed", failure)
+            lambda failure: complain(self._log, failure, "what is old could not be removed")
         )
 
     async def _remove_old(self) -> None:

@@ -14,7 +14,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from devconf import config
-from devconf.errors import StartupError
+from devconf.errors import StartupError, StoreFailed
 from devconf.service import DevconfService
 
 _log = Logger()
@@ -53,6 +53,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 def _give_up(failure: Failure, reactor: Any) -> None:
     if failure.check(StartupError):
         _log.critical("{error}", error=str(failure.value))
+    elif failure.check(StoreFailed):
+        _log.critical("devconf cannot go on: {error}", error=failure.value.enote)
     else:
         _log.failure("devconf cannot go on", failure)
     # Stopping the reactor alone would end with status 0.

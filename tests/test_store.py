@@ -220,7 +220,7 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
-from devconf.store import opening, writer
+from devconf.store import opening
 connection = opening.connect(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()

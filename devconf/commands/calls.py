@@ -18,7 +18,7 @@ from devconf.commands.settle import entry
 from devconf.devices.pending import ConnectionGone, NoAnswer
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Answer, OrderKey, Role, State
-from devconf.store import devices, journal
+from devconf.store import complain, devices, journal
 
 _TASKS = wire.PREFIX + "tasks"
 _OURS = {f"{method} {_TASKS}" for method in ("post", "put", "delete")}
@@ -118,7 +118,7 @@ class CallCommands:
             self._machine.store.run(_write_lines, lines).addErrback(self._cannot_write).addCallback(self._write)
 
     def _cannot_write(self, failure: Failure) -> None:
-        self._log.failure("calls could not be written to the history", failure)
+        complain(self._log, failure, "calls could not be written to the history")
 
 
 def _write_lines(connection: Connection, lines: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from devconf import failpoints
 from devconf.clock import Now, Random
@@ -25,7 +26,7 @@ from devconf.devices.watch import Seen
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import OFFLINE, OrderKey
-from devconf.store import Store, journal
+from devconf.store import Store, complain, journal
 
 #: Seconds until a settle that failed is tried again, with its lock held.
 SETTLE_AGAIN = 1.0
@@ -121,7 +122,7 @@ class Machine:
             try:
                 settled = await self.store.run(settle, command_id, now, seen)
             except Exception:
-                self._log.failure("a command could not be settled; trying again")
+                complain(self._log, Failure(), "a command could not be settled; trying again")
                 again: Deferred[None] = Deferred()
                 self.clock.callLater(SETTLE_AGAIN, again.callback, None)
                 await again

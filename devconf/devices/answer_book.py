@@ -13,7 +13,7 @@ from devconf import failpoints
 from devconf.clock import Now
 from devconf.events import Events
 from devconf.model import OrderKey, State
-from devconf.store import Store, answers
+from devconf.store import Store, answers, complain
 from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
 
@@ -82,6 +82,6 @@ class AnswerBook:
             )
 
     def _failed(self, failure: Failure, batch: Batch) -> None:
-        self._log.failure("answers of devices could not be written; their orders will be sent again", failure)
+        complain(self._log, failure, "answers of devices could not be written; their orders will be sent again")
         self._not_written(batch)
         self._flush()

@@ -25,7 +25,7 @@ from devconf.devices.link import IHub, Link
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import Identity
-from devconf.store import Store, answers, outbox
+from devconf.store import Store, answers, complain, outbox
 
 #: A page of a device's own ``get tasks`` ends once its contents pass so many bytes.
 PAGE_BYTES = 1024 * 1024
@@ -147,7 +147,7 @@ class Hub:
         self._tell(link, "connected")
 
     def _cannot_connect(self, failure: Failure, link: Link) -> None:
-        self._log.failure("a device could not be noted as connected", failure)
+        complain(self._log, failure, "a device could not be noted as connected")
         why = sessions.retry_after("the server cannot take this device now", sessions.OVERLOADED_RETRY)
         link.transport.close(sessions.OVERLOADED, why)
 
@@ -213,7 +213,7 @@ class Hub:
     def learn_echo(self, link: Link) -> None:
         """See :class:`IHub`."""
         self._store.run(answers.learn_echo, link.dev_unid).addErrback(
-            lambda failure: self._log.failure("a device's echo could not be noted", failure)
+            lambda failure: complain(self._log, failure, "a device's echo could not be noted")
         )
 
     def drop(self, link: Link, why: str) -> None:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from devconf.devices.contents import Contents
 from devconf.devices.lane import Lane
 from devconf.model import OrderKey
-from devconf.store import Store, outbox
+from devconf.store import Store, complain, outbox
 from devconf.store.outbox import Order
 
 #: Devices that are served by one read of what is due: others have their turn in between.
@@ -116,7 +116,7 @@ class Reader:
 
     def _cannot_read(self, failure: Failure, served: list[Lane], keys: list[OrderKey]) -> None:
         self._reading = False
-        self._log.failure("what is due could not be read; trying again", failure)
+        complain(self._log, failure, "what is due could not be read; trying again")
         for lane in served:
             lane.reading = False
         for key in keys:

@@ -7,7 +7,7 @@ A method of the store is one transaction, written as a plain function of a conne
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attrs import define, field
 from sqlalchemy import Connection
@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from devconf.errors import Ecode, StoreFailed
 from devconf.store import migrations
-from devconf.store.opening import close, connect
+from devconf.store.opening import close, connect, sqlite_path
 from devconf.store.writer import IRunner, Job
 
 P = ParamSpec("P")
@@ -35,6 +36,7 @@ class Store:
     url: str
     _runner: IRunner
     _broken: Deferred[None] = field(factory=Deferred, init=False)
+    _full: bool = field(default=False, init=False)
 
     def open(self) -> Deferred[None]:
         """Open the database and bring its schema up to date.
@@ -53,23 +55,47 @@ class Store:
         return connection
 
     def _on_broken(self, failure: Failure) -> None:
-        self._log.critical("the database failed: {error}", error=failure.getErrorMessage())
-        self._broken.errback(failure)
+        error = getattr(failure.value, "orig", failure.value)
+        self._broken.errback(
+            StoreFailed(
+                Ecode.STOPPING,
+                f"the database {sqlite_path(self.url)} failed ({error}); look at the disk and at the system's log, and "
+                "start again, with a backup (devconf restore) if it is damaged",
+            )
+        )
 
     def when_broken(self) -> Deferred[None]:
-        """Return what fails once the database can no longer be trusted (I/O error, corruption)."""
+        """Return what fails with ``StoreFailed`` once the database can no longer be trusted (I/O error, corruption)."""
         return self._broken
 
     def run(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run ``function(connection, *args)`` as one transaction.
 
-        :returns: fires with its result once it is committed; fails as it failed, and then nothing of it is stored.
+        :returns: fires with its result once it is committed; fails as it failed, and then nothing of it is stored. Fails
+            with ``StoreFailed`` if there is no room, or if the database has failed: of that commit nobody knows.
         """
         if kwargs:
             raise TypeError("the store's functions take positional arguments only")
-        job = Job(function, args)
+        job = Job(_noting, (function, *args)) if self._full else Job(function, args)
         self._runner.submit(job)
-        return job.outcome
+        return job.outcome.addCallbacks(self._done, self._failed, callbackArgs=(self._full,))
+
+    def _done(self, result: Any, noted: bool) -> Any:
+        if not noted:
+            return result
+        result, wrote = result
+        if wrote and self._full:
+            self._full = False
+            self._log.info("there is room on the disk again: changes are taken")
+        return result
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(StoreFailed) and failure.value.ecode is Ecode.DISK_FULL and not self._full:
+            self._full = True
+            self._log.critical(
+                "the disk is full: changes are refused until there is room for {path}", path=sqlite_path(self.url)
+            )
+        return failure
 
     def scrub(self) -> None:
         """Let what has been replaced or deleted vanish from the disk, its log included."""
@@ -78,3 +104,17 @@ class Store:
     def close(self) -> Deferred[None]:
         """Close the database after what has been asked of it; fires when it is closed."""
         return self._runner.stop()
+
+
+def _noting(connection: Connection, function: Callable[..., Any], *args: Any) -> tuple[Any, bool]:
+    """Run ``function``; return its result, and whether it has written anything."""
+    sqlite: Any = connection.connection.driver_connection
+    before = sqlite.total_changes
+    result = function(connection, *args)
+    return result, sqlite.total_changes != before
+
+
+def complain(log: Logger, failure: Failure, what: str) -> None:
+    """Log ``failure`` as ``what``, unless it is one that the store has told of once for all (``StoreFailed``)."""
+    if not failure.check(StoreFailed):
+        log.failure(what, failure)

@@ -78,6 +78,8 @@ def _prepare(connection: Any, _record: object) -> None:
         "foreign_keys = ON",
         "trusted_schema = OFF",
         "journal_size_limit = 67108864",
+        "wal_autocheckpoint = 0",  # the writer does it, which hears of errors; SQLite would keep them to itself
+        "temp_store = MEMORY",  # no content in files of a folder for all, and none that needs room of its own
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 

@@ -7,6 +7,7 @@ committed at once (*group commit*): one ``fsync`` for all of them. A Deferred fi
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -22,10 +23,13 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
+from devconf.errors import Ecode, StoreFailed
 from devconf.store.opening import BUSY_TIMEOUT, close
 
 #: At most so many functions share a commit, so that the first of them does not wait for ever.
 BATCH = 512
+#: Bytes by which the log grows until it is moved into the database.
+LOG_MAX = 4 * 2**20
 
 
 @frozen
@@ -40,7 +44,8 @@ class Job:
 def run_batch(connection: Connection, jobs: Sequence[Job]) -> list[Any]:
     """Run ``jobs`` in one transaction and commit it.
 
-    :returns: for each job its result, or the ``Failure`` it ended with; a failing commit fails all of them.
+    :returns: for each job its result, or the ``Failure`` it ended with; a failing commit fails all of them, but for lack
+        of room: then each is tried alone.
     """
     sqlite: Any = connection.connection.driver_connection
     try:
@@ -51,7 +56,10 @@ def run_batch(connection: Connection, jobs: Sequence[Job]) -> list[Any]:
         # After a commit that failed the transaction is still there, and no other could begin.
         with contextlib.suppress(sqlite3.Error):
             sqlite.rollback()
-        return [failure] * len(jobs)
+    if len(jobs) > 1 and _says(failure.value, _FULL):
+        # Those that only read, or need little room, must not fail with the others.
+        return [run_batch(connection, [job])[0] for job in jobs]
+    return [failure] * len(jobs)
 
 
 def _run_job(connection: Connection, sqlite: Any, job: Job) -> Any:
@@ -73,13 +81,19 @@ def _run_job(connection: Connection, sqlite: Any, job: Job) -> Any:
 
 
 _FATAL = ("disk i/o error", "malformed", "not a database", "corrupt", "readonly database")
+_FULL = ("disk is full",)
+
+
+def _says(error: BaseException | None, words: tuple[str, ...]) -> bool:
+    if not isinstance(error, DatabaseError | sqlite3.Error):
+        return False
+    text = str(getattr(error, "orig", error)).lower()
+    return any(word in text for word in words)
 
 
 def is_fatal(result: Any) -> bool:
     """Tell whether ``result`` says that the database can no longer be trusted: an I/O error, or corruption."""
-    error = result.value if isinstance(result, Failure) else None
-    text = str(error.orig if isinstance(error, DatabaseError) else error).lower()
-    return isinstance(error, (DatabaseError, sqlite3.Error)) and any(word in text for word in _FATAL)
+    return isinstance(result, Failure) and _says(result.value, _FATAL)
 
 
 class IRunner(Interface):
@@ -153,17 +167,32 @@ class ThreadRunner:
             self._reactor.callFromThread(opened.errback, Failure())
             return
         self._reactor.callFromThread(opened.callback, None)
+        log = Log(connection)
+        fatal: Failure | None = None
         more = True
         while more:
             jobs, more = self._take()
             if jobs:
-                results = run_batch(connection, jobs)
+                # What comes after an I/O error proves nothing, even if it succeeds.
+                results = [fatal] * len(jobs) if fatal is not None else run_batch(connection, jobs)
                 self._reactor.callFromThread(self._deliver, jobs, results)
-            if self._checkpoint:
-                self._checkpoint = False
-                if not checkpoint(connection):
-                    self._checkpoint = True
+                fatal = fatal or next((result for result in results if is_fatal(result)), None)
+            if fatal is None:
+                fatal = self._tidy(log)
         close(connection)
+
+    def _tidy(self, log: Log) -> Failure | None:
+        asked = self._checkpoint
+        if asked:
+            self._checkpoint = False
+        try:
+            if log.tidy(asked):
+                self._checkpoint = True
+        except sqlite3.Error:
+            failure = Failure()
+            self._reactor.callFromThread(self._break, failure)
+            return failure
+        return None
 
     def _take(self) -> tuple[list[Job], bool]:
         jobs: list[Job] = []
@@ -181,6 +210,11 @@ class ThreadRunner:
     def _deliver(self, jobs: list[Job], results: list[Any]) -> None:
         self._broken = deliver(jobs, results, self._broken)
 
+    def _break(self, failure: Failure) -> None:
+        if self._broken is not None:
+            self._broken(failure)
+            self._broken = None
+
 
 @implementer(IRunner)
 @define
@@ -196,6 +230,7 @@ class InlineRunner:
     _delivering: deque[tuple[list[Job], list[Any]]] = field(factory=deque, init=False)
     _killed: bool = field(default=False, init=False)
     _connection: Connection | None = field(default=None, init=False)
+    _log: Log | None = field(default=None, init=False)
     _broken: Callable[[Failure], None] | None = field(default=None, init=False)
     _checkpoint: bool = field(default=False, init=False)
 
@@ -208,6 +243,7 @@ class InlineRunner:
         except Exception:
             opened.errback(Failure())
         else:
+            self._log = Log(self._connection)
             opened.callback(None)
         return opened
 
@@ -232,10 +268,9 @@ class InlineRunner:
     def flush(self) -> None:
         """Run what waits, as one batch."""
         jobs, self._waiting = self._waiting, []
-        if jobs and self._connection is not None:
+        if jobs and self._connection is not None and self._log is not None:
             results = run_batch(self._connection, jobs)
-            if self._checkpoint:
-                self._checkpoint = not checkpoint(self._connection)
+            self._checkpoint = self._log.tidy(self._checkpoint)
             self._delivering.append((jobs, results))
             self._clock.callLater(self.latency, self._deliver)
 
@@ -257,18 +292,50 @@ class InlineRunner:
         return stopped
 
 
+@define
+class Log:
+    """The write-ahead log of ``connection``, which is emptied now and then."""
+
+    _connection: Connection
+    _limit: int = field(default=LOG_MAX, init=False)
+
+    def tidy(self, asked: bool) -> bool:
+        """Empty it if that was ``asked``, or if it has grown long.
+
+        :returns: whether what was asked has still to be done.
+        :raises sqlite3.Error: the database can no longer be trusted.
+        """
+        size = self._size()
+        if not asked and size < self._limit:
+            return False
+        empty = checkpoint(self._connection)
+        # While another program reads, or the disk is full, it grows on.
+        self._limit = LOG_MAX if empty else size + LOG_MAX
+        return asked and not empty
+
+    def _size(self) -> int:
+        try:
+            return os.stat(f"{self._connection.engine.url.database}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+
 def checkpoint(connection: Connection) -> bool:
     """Move the log into the database and empty it.
 
-    :returns: whether it is empty now. While another program reads, it cannot be: try again later.
+    :returns: whether it is empty now. While another program reads, it cannot be, nor when the disk is full: try again
+        later.
+    :raises sqlite3.Error: the database can no longer be trusted.
     """
     # Past SQLAlchemy, which would begin a transaction first, and in one there is no checkpoint.
     sqlite: Any = connection.connection.driver_connection
     try:
         sqlite.execute("PRAGMA busy_timeout = 0").close()  # nobody is to wait for that program
         busy, _, _ = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error:
-        return False  # a database that is broken fails the next commit, which says so
+    except sqlite3.Error as error:
+        if _says(error, _FATAL):
+            raise
+        return False
     finally:
         sqlite.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}").close()
     return not busy
@@ -279,6 +346,7 @@ def deliver(
 ) -> Callable[[Failure], None] | None:
     """Fire the Deferreds of ``jobs``; of a database that broke, tell ``broken``, once.
 
+    :param broken: None: it has broken before, and nothing of it is believed any more.
     :returns: ``broken`` if it has still to be told.
     """
     fatal = next((result for result in results if is_fatal(result)), None)
@@ -286,5 +354,22 @@ def deliver(
         broken(fatal)
         broken = None
     for job, result in zip(jobs, results, strict=True):
-        job.outcome.callback(result)
+        job.outcome.callback(result if broken is not None and not _is_full(result) else _refused(broken is None))
     return broken
+
+
+def _is_full(result: Any) -> bool:
+    return isinstance(result, Failure) and _says(result.value, _FULL)
+
+
+def _refused(broken: bool) -> Failure:
+    if broken:
+        return Failure(
+            StoreFailed(
+                Ecode.STOPPING,
+                "the server's database failed, and the server stops; whether this was done shows when it runs again",
+            )
+        )
+    return Failure(
+        StoreFailed(Ecode.DISK_FULL, "the disk of the server is full, and nothing was changed; make room and ask again")
+    )

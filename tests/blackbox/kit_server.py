@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kit_clock import ShiftedClock
+from kit_faults import Faults
 from kit_wire import PATIENCE, Http, eventually
 
 BIN = Path(sys.executable).parent
@@ -47,6 +48,7 @@ class Server:
         limits: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         clock: bool = False,
+        faults: bool = False,
     ) -> None:
         self.folder = folder
         self.database = folder / "devconf.sqlite"
@@ -58,7 +60,14 @@ class Server:
         self._limits = dict(limits or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.clock = ShiftedClock(folder) if clock else None
+        self._faults = Faults(folder, self.database) if faults else None
         self._write_config()
+
+    @property
+    def faults(self) -> Faults:
+        """Of a server that was made with `faults`: what its disk and its clocks do."""
+        assert self._faults is not None
+        return self._faults
 
     def _write_config(self) -> None:
         settings = {
@@ -113,7 +122,9 @@ class Server:
 
     def _start(self) -> None:
         command: list[str | Path] = [BIN / "twistd", "--nodaemon", "--pidfile=", "devconf", "--config", self.config]
-        env = {**os.environ, "PYTHONUNBUFFERED": "1", **(self.clock.environment if self.clock else {})}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        for told in (self.clock, self._faults):
+            env |= told.environment if told else {}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log

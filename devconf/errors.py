@@ -88,6 +88,9 @@ class StoreFailed(CommandFailed):
     It has said so in the log itself.
     """
 
+    def __str__(self) -> str:
+        return self.enote
+
 
 class StartupError(Exception):
     """The server cannot start; the text is one line that says why and what to do."""

@@ -218,7 +218,7 @@ class DevconfService(MultiService):
         if not observers and failure.check(StartupError):
             self._log.critical("devconf cannot start: {error}", error=str(failure.value))
         elif not observers and failure.check(StoreFailed):
-            self._log.critical("devconf cannot go on: {error}", error=failure.value.enote)
+            self._log.critical("devconf cannot go on: {error}", error=str(failure.value))
         elif not observers:
             self._log.failure("devconf cannot go on", failure)
 

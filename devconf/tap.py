@@ -54,7 +54,7 @@ def _give_up(failure: Failure, reactor: Any) -> None:
     if failure.check(StartupError):
         _log.critical("{error}", error=str(failure.value))
     elif failure.check(StoreFailed):
-        _log.critical("devconf cannot go on: {error}", error=failure.value.enote)
+        _log.critical("devconf cannot go on: {error}", error=str(failure.value))
     else:
         _log.failure("devconf cannot go on", failure)
     # Stopping the reactor alone would end with status 0.

@@ -22,7 +22,7 @@ from twisted.web.client import Agent
 
 from devconf.client import CannotConnect, Client, connect
 from devconf.config import Config
-from devconf.errors import StartupError
+from devconf.errors import StartupError, StoreFailed
 from devconf.service import DevconfService
 from devconf.testing import MemoryServer
 from tests.conftest import LoggedErrors
@@ -267,6 +267,6 @@ def test_a_disk_that_fails_is_told_and_the_service_can_be_stopped(
     server.service.store.run(broken).addErrback(lambda _: None)
     server.finish()
     assert not server.service.ready
-    assert [failure.type for failure in told] == ([OperationalError] if waited_for else [])
-    assert len(logged_errors.flush()) == (1 if waited_for else 2)  # the store says so itself
+    assert [failure.type for failure in told] == ([StoreFailed] if waited_for else [])
+    assert len(logged_errors.flush()) == (0 if waited_for else 1)
     assert server.result(server.service.request("get tasks"))["ecode"] == 1005030002

@@ -26,10 +26,10 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from devconf.errors import CommandFailed, Ecode, StartupError
+from devconf.errors import CommandFailed, Ecode, StartupError, StoreFailed
 from devconf.model import Role
 from devconf.store import Store, accounts, confs, migrations, opening, tables, writer
-from devconf.store.writer import BATCH, InlineRunner, IRunner, Job, ThreadRunner
+from devconf.store.writer import BATCH, LOG_MAX, InlineRunner, IRunner, Job, ThreadRunner
 from devconf.testing import MemoryServer, prepared_database
 
 NOON = 1_750_000_000.0
@@ -421,17 +421,72 @@ def test_closing_runs_what_waits(database: Path) -> None:
 # -- a database that breaks
 
 
-def test_a_database_that_breaks_is_told_once(writes: Writes, logged_errors: Any) -> None:
+def test_a_database_that_breaks_is_told_once(writes: Writes, database: Path) -> None:
     def broken(_connection: Connection) -> None:
         raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
 
     told: list[Failure] = []
     writes.store.when_broken().addErrback(told.append)
-    for _ in range(2):
-        assert fired(writes.run(broken)).check(OperationalError)
-    assert [failure.type for failure in told] == [OperationalError]
+    for function in (broken, broken, add_user):  # of what comes after it nothing is believed
+        failure = fired(writes.run(function, *(("alice",) if function is add_user else ())))
+        assert failure.check(StoreFailed)
+        assert failure.value.ecode is Ecode.STOPPING
+    (failure,) = told
+    assert str(failure.value) == (
+        f"the database {database} failed (disk I/O error); look at the disk and at the system's log, and start again, "
+        "with a backup (devconf restore) if it is damaged"
+    )
+
+
+def no_room(_connection: Connection) -> None:
+    raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+
+def test_without_room_each_function_is_tried_alone(writes: Writes, database: Path, logged_errors: Any) -> None:
+    """SQLite gives up the whole transaction; who reads, or finds room, goes on."""
+
+    def gives_up(connection: Connection) -> None:
+        connection.exec_driver_sql("ROLLBACK")
+        no_room(connection)
+
+    waiting: list[Deferred[Any]] = [
+        writes.store.run(accounts.find_user, "alice"),
+        writes.store.run(gives_up),
+        writes.store.run(add_user, "carol"),
+        writes.store.run(no_room),
+    ]
+    writes.clock.advance(0)
+    found, first, carol, second = (fired(each) for each in waiting)
+    assert (found, carol) == (None, "carol")
+    for refused in (first, second):
+        assert refused.check(StoreFailed)
+        assert refused.value.ecode is Ecode.DISK_FULL
+    assert users(database) == ["carol"]
     (text,) = logged_errors.flush()
-    assert text.startswith("the database failed: (sqlite3.OperationalError) disk I/O error")
+    assert text == f"the disk is full: changes are refused until there is room for {database}"
+
+
+def test_a_log_that_has_grown_is_moved_into_the_database(writes: Writes, database: Path) -> None:
+    log = Path(f"{database}-wal")
+    sizes = []
+    for number in range(12):
+        fired(writes.run(confs.insert_conf, NOON, f"unid {number}", "name", "bin", bytes(LOG_MAX // 5)))
+        sizes.append(log.stat().st_size)
+    assert max(sizes) < LOG_MAX
+    assert sizes.count(0) == 2
+
+
+def test_while_another_program_reads_the_log_grows_on(writes: Writes, database: Path) -> None:
+    log = Path(f"{database}-wal")
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM users").fetchall()
+        for number in range(8):
+            fired(writes.run(confs.insert_conf, NOON, f"unid {number}", "name", "bin", bytes(LOG_MAX // 5)))
+        assert log.stat().st_size > LOG_MAX
+    for number in range(8, 14):
+        fired(writes.run(confs.insert_conf, NOON, f"unid {number}", "name", "bin", bytes(LOG_MAX // 5)))
+    assert log.stat().st_size < LOG_MAX
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def disk(path: Path) -> Line:
     size = path.stat().st_size if path.exists() else 0
     text = f"{free // 2**20} MiB are free in {folder}"
     if free < LEAST_ROOM:
-        return Line("disk", ERROR, f"{text}; the server stops when it cannot write")
+        return Line("disk", ERROR, f"{text}; the server refuses changes when it is full")
     if free < ROOM or free < 2 * size:
         return Line("disk", WARNING, f"{text}, and the database has {size // 2**20} MiB, which a backup takes again")
     return Line("disk", OK, text)

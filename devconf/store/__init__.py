@@ -71,8 +71,8 @@ class Store:
     def run(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run ``function(connection, *args)`` as one transaction.
 
-        :returns: fires with its result once it is committed; fails as it failed, and then nothing of it is stored. Fails
-            with ``StoreFailed`` if there is no room, or if the database has failed: of that commit nobody knows.
+        :returns: fires with its result once it is committed; fails as it failed, and then nothing of it is stored. It
+            fails with ``StoreFailed`` if there is no room, or if the database has failed: of that commit nobody knows.
         """
         if kwargs:
             raise TypeError("the store's functions take positional arguments only")
@@ -90,7 +90,8 @@ class Store:
         return result
 
     def _failed(self, failure: Failure) -> Failure:
-        if failure.check(StoreFailed) and failure.value.ecode is Ecode.DISK_FULL and not self._full:
+        error = failure.value
+        if isinstance(error, StoreFailed) and error.ecode is Ecode.DISK_FULL and not self._full:
             self._full = True
             self._log.critical(
                 "the disk is full: changes are refused until there is room for {path}", path=sqlite_path(self.url)

@@ -41,11 +41,18 @@ class Job:
     outcome: Deferred[Any] = field(factory=Deferred)
 
 
+def _nothing() -> Job:
+    """Return a job that only lets a batch be run."""
+    job = Job(lambda _connection: None, ())
+    job.outcome.addErrback(lambda _failure: None)
+    return job
+
+
 def run_batch(connection: Connection, jobs: Sequence[Job]) -> list[Any]:
     """Run ``jobs`` in one transaction and commit it.
 
-    :returns: for each job its result, or the ``Failure`` it ended with; a failing commit fails all of them, but for lack
-        of room: then each is tried alone.
+    :returns: for each job its result, or the ``Failure`` it ended with; a failing commit fails all of them, unless
+        there was no room: then each is tried alone.
     """
     sqlite: Any = connection.connection.driver_connection
     try:
@@ -142,7 +149,7 @@ class ThreadRunner:
     def checkpoint(self) -> None:
         """See :meth:`IRunner.checkpoint`."""
         self._checkpoint = True
-        self.submit(Job(lambda _connection: None, ()))
+        self.submit(_nothing())
 
     def stop(self) -> Deferred[None]:
         """See :meth:`IRunner.stop`."""
@@ -256,7 +263,7 @@ class InlineRunner:
     def checkpoint(self) -> None:
         """See :meth:`IRunner.checkpoint`."""
         self._checkpoint = True
-        self.submit(Job(lambda _connection: None, ()))
+        self.submit(_nothing())
 
     def kill(self) -> None:
         """End as a killed process would: what waits is never run, nor what is submitted later."""

@@ -19,7 +19,9 @@ class Faults:
         """`disk`: the files whose paths begin so are concerned."""
         library = folder / "faults.so"
         subprocess.run(
-            ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True, timeout=60
+            ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"],
+            check=True,
+            timeout=60,
         )
         self._file = folder / "faults"
         self._file.write_bytes(_STRUCT.pack(0.0, 0.0, -1, 0, 0, 0))

@@ -36,6 +36,8 @@ from tests.simulation.timeline import ServerClock, Timeline
 SECTOR = 512
 #: What the disk says when it is full; errors with this text are expected in the log.
 FULL = "database or disk is full"
+#: What the server makes of it.
+NO_ROOM = "the disk is full: changes are refused"
 #: What SQLite says of a statement that was broken off.
 INTERRUPTED = "interrupted"
 
@@ -163,7 +165,9 @@ class SimulatedThread:
     def checkpoint(self) -> None:
         """See :meth:`IRunner.checkpoint`."""
         self._scrub = True
-        self.submit(Job(lambda _connection: None, ()))
+        job = Job(lambda _connection: None, ())
+        job.outcome.addErrback(lambda _failure: None)
+        self.submit(job)
 
     def stop(self) -> Deferred[None]:
         """See :meth:`IRunner.stop`."""

@@ -1,16 +1,19 @@
-"""What both WebSocket protocols share: guards, keep-alive, back-pressure and closing, on Autobahn.
+"""What both WebSocket protocols share: guards, keep-alive, back-pressure both ways and closing, on Autobahn.
 
 Autobahn's own timers run on the global reactor, so they are switched off and ours, on the clock that was passed in,
 take their place. The HTTP layer in front has bounded the handshake already (:mod:`devconf.web.upgrade`).
+
+All frames go out through :meth:`Peer.sendData`, and what the transport does not take waits there, where it is bounded.
+What comes in is taken in steps (:meth:`Peer.processData`), so that one peer does not hold up the others.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict, deque
+from collections import deque
+from enum import IntFlag
 from typing import Any
 
-from attrs import define, field
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.util import encode_truncate
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -18,15 +21,36 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from devconf import sessions
+from devconf.pacing import Keepalive, Turns
+from devconf.sparing import Muted, SparingLog
 
-PING_EVERY = 30.0
-PONG_WITHIN = 10.0
 CLOSE_WITHIN = 5.0
 
 #: A message may come in so many frames.
 MAX_FRAGMENTS = 64
+#: Bytes that the transport is given at once: it takes all that it gets, and only then says that it is full.
+PIECE = 65536
+#: Bytes below which what comes of a message is joined at once: many small objects take many times their size.
+DRIP = 4096
+#: Steps, one or two for each frame, that are taken of a peer before others have their turn.
+STEPS = 64
+#: Messages that came to nothing: so many may come at once, and then so many a second.
+USELESS_BURST = 1000
+USELESS_RATE = 100.0
 
 _log = Logger()
+
+
+class Hold(IntFlag):
+    """Why nothing more is read of a peer."""
+
+    NONE = 0
+    #: Others have their turn.
+    TURN = 1
+    #: Too much of what it sent came to nothing.
+    USELESS = 2
+    #: Its requests in flight are too large.
+    BUSY = 4
 
 
 @implementer(IPushProducer)
@@ -40,16 +64,26 @@ class Peer(WebSocketServerProtocol):
     transport: Any
     # As class attributes, so that Autobahn finds them before the connection is made.
     tcpNoDelay = True
+    log: Any = Muted()
 
     def __init__(self) -> None:
         super().__init__()
         self._paused = False
-        self._unread: deque[bytes] = deque()
+        self._unread: deque[bytes | memoryview] = deque()
         self._unread_bytes = 0
+        self._pong: bytes | None = None
+        self._pongs_left_out = 0
         self._fragments = 0
         self._size = 0
         self._is_open = False
+        self._given_up = False
+        self._finishing = False
         self._closing: IDelayedCall | None = None
+        self._held = Hold.NONE
+        self._steps = 0
+        self._useless = 0.0
+        self._useless_at = 0.0
+        self._slowed: IDelayedCall | None = None
 
     # -- for subclasses
 
@@ -73,34 +107,161 @@ class Peer(WebSocketServerProtocol):
     @property
     def _may_send(self) -> bool:
         # Autobahn raises where a close frame has been sent or received already, be it on its own account.
-        return self._is_open and self.state == self.STATE_OPEN
+        return self._is_open and not self._given_up and bool(self.state == self.STATE_OPEN)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the peer cannot be heard or told anything now: it does not read, or is not read."""
+        return self._paused or bool(self._held)
 
     def send(self, payload: bytes) -> None:
         """Send a text message; of a peer that does not read, keep it within the limits or drop the connection."""
-        if not self._may_send:
-            return
-        if not self._paused:
+        if self._may_send:
             self.sendMessage(payload)
-            return
-        self._unread.append(payload)
-        self._unread_bytes += len(payload)
-        limits = self.factory.limits
-        if self._unread_bytes > limits.unread_bytes or len(self._unread) > limits.unread_messages:
-            _log.warn("{peer} does not read: connection aborted", peer=self.peer)
-            self.transport.abortConnection()
 
     def close(self, code: int, reason: str) -> None:
         """Close with any ``code``; a peer that does not answer is dropped after a few seconds."""
         if self._may_send:
             self.sendCloseFrame(code=code, reasonUtf8=encode_truncate(reason, 123))
 
-    # -- from Autobahn
+    def give_up(self) -> None:
+        """Drop the connection, with all that was not read."""
+        self._given_up = True
+        self._forget_unread()
+        self.transport.abortConnection()
+
+    def hold(self, why: Hold) -> None:
+        """Read nothing more of the peer until :meth:`release`."""
+        if not self._held:
+            self.transport.pauseProducing()
+        self._held |= why
+
+    def release(self, why: Hold) -> None:
+        """Read on, unless there is another reason not to; one that there was not is fine."""
+        if not self._held & why:
+            return
+        self._held &= ~why
+        if self._held or not self._is_open:
+            return
+        if self.data:
+            # Not from in here: who releases may stand in the middle of a message of the same peer.
+            self._held = Hold.TURN
+            self.factory.turns.wait(self)
+        else:
+            self.transport.resumeProducing()
+
+    def useless(self) -> None:
+        """Note that a message came to nothing; of a peer that goes on and on with such, less is read."""
+        now = self.factory.clock.seconds()
+        self._useless = max(0.0, self._useless - (now - self._useless_at) * USELESS_RATE) + 1
+        self._useless_at = now
+        if self._useless > USELESS_BURST and self._may_send and self._slowed is None:
+            self.hold(Hold.USELESS)
+            self._slowed = self.factory.clock.callLater(1.0, self._read_on)
+
+    def _read_on(self) -> None:
+        self._slowed = None
+        self.release(Hold.USELESS)
+
+    # -- what goes out
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: ARG002
+        """See :class:`autobahn.websocket.protocol.WebSocketProtocol`: each frame, whoever sends it."""
+        if not self._paused:
+            self._write(data)
+            return
+        behind = len(self._unread)
+        self._unread.append(data)
+        self._unread_bytes += len(data)
+        limits = self.factory.limits
+        # One message may always wait: it may be larger than all that is allowed.
+        if behind >= limits.unread_messages or (behind and self._unread_bytes > limits.unread_bytes):
+            self._does_not_read()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if len(data) <= PIECE:
+            self.transport.write(bytes(data))
+            return
+        rest = memoryview(data)
+        while rest and not self._paused:
+            self.transport.write(bytes(rest[:PIECE]))
+            rest = rest[PIECE:]
+        if rest:
+            self._unread.appendleft(rest)
+            self._unread_bytes += len(rest)
+
+    def _does_not_read(self) -> None:
+        if not self._given_up:
+            self.factory.log.info("{peer} does not read: connection dropped", peer=self.peer)
+            self.give_up()
+
+    def _forget_unread(self) -> None:
+        self._unread.clear()
+        self._unread_bytes = 0
+        self._pong = None
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer; of the pings that come while the peer does not read, the last one (RFC 6455, 5.5.3)."""
+        if not self._paused:
+            super().onPing(payload)
+        elif self._may_send:
+            self._pongs_left_out += self._pong is not None
+            self._pong = bytes((0x8A, len(payload))) + payload
+            if self._pongs_left_out > self.factory.limits.unread_messages:
+                self._does_not_read()
+
+    def pauseProducing(self) -> None:
+        """See ``IPushProducer``; comes for every write while the buffer is full."""
+        if not self._paused:
+            self._paused = True
+            self.factory.keepalive.reads_not(self)
+
+    def resumeProducing(self) -> None:
+        """See ``IPushProducer``."""
+        self._paused = False
+        self._pongs_left_out = 0
+        self.factory.keepalive.reads(self)
+        while not self._paused and (self._pong is not None or self._unread):
+            # Between two frames, not within one.
+            if self._pong is not None and not (self._unread and isinstance(self._unread[0], memoryview)):
+                pong, self._pong = self._pong, None
+                self.transport.write(pong)
+                continue
+            data = self._unread.popleft()
+            self._unread_bytes -= len(data)
+            self._write(data)
+        if self.writable:
+            self._guarded(self.drained)
+        elif not self._paused and self._finishing:
+            self.dropConnection()
+
+    def stopProducing(self) -> None:
+        """See ``IPushProducer``: the transport is gone; ``onClose`` follows."""
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """See :class:`autobahn.websocket.protocol.WebSocketProtocol`, which closes by itself at a violation, too."""
+        self._pong = None
+        if self.failedByMe:
+            self.factory.log.info(
+                "{peer} is closed: {code} {reason}", peer=self.peer, code=code, reason=(reasonUtf8 or b"").decode()
+            )
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self._is_open and self._closing is None:
             self._closing = self.factory.clock.callLater(CLOSE_WITHIN, self.transport.abortConnection)
+            # Its answer is to be heard.
+            self.release(Hold.USELESS | Hold.BUSY)
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """See :class:`autobahn.websocket.protocol.WebSocketProtocol`; what was sent before is read before."""
+        if self._is_open and not abort:
+            self._finishing = self._paused
+            if self._finishing:
+                return
+            # Over TLS, a connection with a producer stays.
+            self.transport.unregisterProducer()
+        super().dropConnection(abort)
+
+    # -- what comes in
 
     def onOpen(self) -> None:
         """See ``IWebSocketChannel``."""
@@ -123,10 +284,13 @@ class Peer(WebSocketServerProtocol):
         if not self._is_open:
             return
         self._is_open = False
-        self._unread.clear()
+        self._forget_unread()
+        self.data = b""
         self.factory.keepalive.remove(self)
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        self.factory.turns.forget(self)
+        for timer in (self._closing, self._slowed):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._guarded(self.lost)
 
     def _guarded(self, function: Any, *args: Any) -> None:
@@ -139,7 +303,29 @@ class Peer(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Note that the peer lives."""
         self.factory.keepalive.heard(self)
+        self._steps = STEPS
         super().dataReceived(data)
+
+    def processData(self) -> bool:
+        """See :class:`autobahn.websocket.protocol.WebSocketProtocol`: a step, unless others have their turn now."""
+        if self._held:
+            return False
+        if not self._steps:
+            self.hold(Hold.TURN)
+            self.factory.turns.wait(self)
+            return False
+        self._steps -= 1
+        return bool(super().processData())
+
+    def go_on(self) -> None:
+        """It is this peer's turn: take more of what it has sent."""
+        self._steps = STEPS
+        self._held &= ~Hold.TURN
+        if self._held:
+            return
+        self._guarded(self.consumeData)
+        if not self._held and self._is_open:
+            self.transport.resumeProducing()
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """See ``IWebSocketChannel``."""
@@ -157,31 +343,14 @@ class Peer(WebSocketServerProtocol):
                 self._size, limit, f"a message has at most {limit} bytes, in at most {MAX_FRAGMENTS} frames"
             )
 
-    def onPing(self, payload: bytes) -> None:
-        """Answer, unless the peer does not read the answers: then it is flooding."""
-        if self._paused:
-            self.transport.abortConnection()
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """See ``IWebSocketChannel``: a part of a frame."""
+        if self.failedByMe or not self.frame_data or len(payload) >= DRIP:
+            super().onMessageFrameData(payload)
+        elif isinstance(self.frame_data[-1], bytearray):
+            self.frame_data[-1] += payload
         else:
-            super().onPing(payload)
-
-    # -- from the transport: IPushProducer
-
-    def pauseProducing(self) -> None:
-        """See ``IPushProducer``; comes for every write while the buffer is full."""
-        self._paused = True
-
-    def resumeProducing(self) -> None:
-        """See ``IPushProducer``."""
-        self._paused = False
-        while self._unread and self.writable:
-            payload = self._unread.popleft()
-            self._unread_bytes -= len(payload)
-            self.sendMessage(payload)
-        if self.writable:
-            self._guarded(self.drained)
-
-    def stopProducing(self) -> None:
-        """See ``IPushProducer``: the transport is gone; ``onClose`` follows."""
+            self.frame_data.append(bytearray(payload))
 
 
 class PeerFactory(WebSocketServerFactory):
@@ -190,6 +359,7 @@ class PeerFactory(WebSocketServerFactory):
     :ivar clock: monotonic.
     :ivar limits: the configuration's limits (§7).
     :ivar message_max: bytes of a message that is received.
+    :ivar log: for what peers cause.
     """
 
     noisy = False
@@ -202,7 +372,9 @@ class PeerFactory(WebSocketServerFactory):
         self.clock = clock
         self.limits = limits
         self.message_max = message_max
-        self.keepalive = Keepalive(clock)
+        self.log = SparingLog(clock, _log)
+        self.keepalive = Keepalive(clock, self.log)
+        self.turns = Turns(clock)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
@@ -215,55 +387,3 @@ class PeerFactory(WebSocketServerFactory):
             autoPingTimeout=0,
             allowNullOrigin=True,
         )
-
-
-@define
-class Keepalive:
-    """Pings peers that have been silent for long, and drops those that stay so. One timer for all."""
-
-    _clock: IReactorTime
-    # When to act on each peer. Both are in the order of time, since each peer waits equally long.
-    _quiet: OrderedDict[Peer, float] = field(factory=OrderedDict, init=False)
-    _pinged: OrderedDict[Peer, float] = field(factory=OrderedDict, init=False)
-    _timer: IDelayedCall | None = field(default=None, init=False)
-
-    def add(self, peer: Peer) -> None:
-        """Watch ``peer``."""
-        self._quiet[peer] = self._clock.seconds() + PING_EVERY
-        self._arm()
-
-    def heard(self, peer: Peer) -> None:
-        """Note that ``peer`` lives; one that is not watched is fine."""
-        if peer in self._quiet or self._pinged.pop(peer, None) is not None:
-            self._quiet[peer] = self._clock.seconds() + PING_EVERY
-            self._quiet.move_to_end(peer)
-
-    def remove(self, peer: Peer) -> None:
-        """Watch ``peer`` no longer."""
-        self._quiet.pop(peer, None)
-        self._pinged.pop(peer, None)
-        if not self._quiet and not self._pinged and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self) -> None:
-        times = [next(iter(waiting.values())) for waiting in (self._quiet, self._pinged) if waiting]
-        if times and self._timer is None:
-            self._timer = self._clock.callLater(max(0.0, min(times) - self._clock.seconds()), self._run)
-
-    def _run(self) -> None:
-        self._timer = None
-        now = self._clock.seconds()
-        for peer in self._due(self._pinged, now):
-            _log.info("{peer} is silent: connection dropped", peer=peer.peer)
-            peer.transport.abortConnection()
-        for peer in self._due(self._quiet, now):
-            self._pinged[peer] = now + PONG_WITHIN
-            peer.sendPing()
-        self._arm()
-
-    def _due(self, waiting: OrderedDict[Peer, float], now: float) -> list[Peer]:
-        due = []
-        while waiting and next(iter(waiting.values())) <= now:
-            due.append(waiting.popitem(last=False)[0])
-        return due

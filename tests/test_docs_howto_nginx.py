@@ -20,7 +20,7 @@ import pytest
 from devconf.commands.calls import CallDevice
 from devconf.commands.locks import WAIT_AT_MOST
 from devconf.config import Config
-from devconf.websocket import PING_EVERY, PONG_WITHIN
+from devconf.pacing import PING_EVERY, PONG_WITHIN
 from tests.howto import Command, blocks, commands, needs
 from tests.nginx_front import (
     DOCUMENT,

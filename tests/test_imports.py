@@ -22,7 +22,7 @@ FLOORS = (
     {"events"},
     {"store"},
     {"auth", "passwords", "sessions"},
-    {"websocket"},
+    {"sparing", "pacing", "websocket"},
     {"devices"},
     {"commands"},
     {"operators"},

@@ -221,8 +221,8 @@ class Hub:
         self.dropped += 1
         self._log.debug("a message of {device} was dropped: {why}", device=link.dev_unid, why=why)
 
-    def asked(self, link: Link, message: dict[str, Any]) -> None:
-        """Answer a device's own request: ``get tasks``, and nothing else (§6)."""
+    def asked(self, link: Link, message: dict[str, Any]) -> bool:
+        """See :class:`IHub`. A device may ``get tasks``, and nothing else (§6)."""
         echoed = wire.echo(message)
         try:
             request = wire.request_of(message)
@@ -234,12 +234,13 @@ class Hub:
                 raise CommandFailed(Ecode.TOO_MANY, "too many requests of this device are in flight")
         except CommandFailed as failure:
             link.reply(echoed, {"ecode": failure.ecode, "enote": failure.enote})
-            return
+            return False
         after = None if isinstance(params.after, UnsetType) else params.after
         link.asking += 1
         self._store.run(outbox.holds, link.dev_unid, after, params.limit, PAGE_BYTES).addCallbacks(
             self._tell_tasks, self._cannot_tell, callbackArgs=(link, echoed), errbackArgs=(link, echoed)
         )
+        return True
 
     def _tell_tasks(self, page: tuple[list[Any], str | None], link: Link, echoed: dict[str, Any]) -> None:
         link.asking -= 1

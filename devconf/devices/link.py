@@ -49,8 +49,8 @@ class IHub(Interface):
     def answered_late(link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
         """An ``order`` that was remembered (:meth:`Link.remember`) has been answered."""
 
-    def asked(link: Link, message: dict[str, Any]) -> None:
-        """The device sent a request of its own."""
+    def asked(link: Link, message: dict[str, Any]) -> bool:
+        """The device sent a request of its own; tell whether it may be answered with more than an error."""
 
     def learn_echo(link: Link) -> None:
         """The device sent a ``req_id`` back for the first time."""
@@ -162,20 +162,19 @@ class Link:
         """The device has read what was sent."""
         self._freed()
 
-    def received(self, payload: bytes) -> None:
-        """Take a message of the device (§6)."""
+    def received(self, payload: bytes) -> bool:
+        """Take a message of the device (§6); tell whether it was of any use."""
         if self.gone:
-            return
+            return False
         try:
             message = wire.decode_object(payload)
         except CommandFailed as failure:
             self.reply({}, {"ecode": failure.ecode, "enote": failure.enote})
-            return
+            return False
         req_id = self._answered_id(message)
         if wire.is_answer(message, req_id is not None):
-            self._answer(req_id, message)
-        else:
-            self.hub.asked(self, message)
+            return self._answer(req_id, message)
+        return bool(self.hub.asked(self, message))
 
     def _answered_id(self, message: dict[str, Any]) -> str | None:
         """Return the outstanding ``req_id`` that ``message`` answers; old devices echo only ``src_page``."""
@@ -185,7 +184,7 @@ class Link:
                 return value
         return None
 
-    def _answer(self, req_id: str | None, message: dict[str, Any]) -> None:
+    def _answer(self, req_id: str | None, message: dict[str, Any]) -> bool:
         answer = wire.answer_of(message)
         if req_id is not None:
             if not self.echoes:
@@ -196,10 +195,12 @@ class Link:
             req_id = self.pending.oldest()
         if req_id is None:
             self.hub.drop(self, "it answers nothing that was asked")
-        elif req_id in self.late:
+            return False
+        if req_id in self.late:
             self.hub.answered_late(self, self.late.pop(req_id), answer)
         else:
             self.pending.fire(req_id, answer)
+        return True
 
     def reply(self, echoed: dict[str, Any], payload: dict[str, Any]) -> None:
         """Answer a request of the device."""

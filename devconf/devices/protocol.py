@@ -34,7 +34,8 @@ class DeviceProtocol(Peer):
 
     def received(self, payload: bytes) -> None:
         """See :class:`Peer`."""
-        self.link.received(payload)
+        if not self.link.received(payload):
+            self.useless()
 
     def drained(self) -> None:
         """See :class:`Peer`."""

@@ -18,13 +18,21 @@ from devconf.errors import CommandFailed, Ecode
 from devconf.events import Event, Events, Topic
 from devconf.model import Identity, Role
 from devconf.sessions import Sessions
-from devconf.websocket import Peer, PeerFactory
+from devconf.websocket import Hold, Peer, PeerFactory
 
 _log = Logger()
 
 #: Seconds between progress frames at least, and until the first one at most.
 PROGRESS_EVERY = 0.1
 PROGRESS_FIRST = 1.0
+
+#: Bytes of requests of one connection in flight beyond which nothing more is read of it.
+IN_FLIGHT_BYTES = 4 * 1024 * 1024
+
+#: What was wrong before anything was looked up: it costs whoever sent it next to nothing.
+_USELESS = frozenset(
+    (Ecode.NOT_AN_OBJECT, Ecode.BAD_FIELD, Ecode.UNKNOWN_COMMAND, Ecode.FORBIDDEN, Ecode.TOO_MANY, Ecode.STOPPING)
+)
 
 
 @implementer(ISubscriber)
@@ -37,6 +45,7 @@ class OperatorProtocol(Peer):
         super().__init__()
         self.identity = identity
         self._in_flight = 0
+        self._in_flight_bytes = 0
         self._gone = False
         self._topics: set[Topic] = set()
         self._seq = 0
@@ -66,7 +75,7 @@ class OperatorProtocol(Peer):
         except CommandFailed as failure:
             self._respond(echoed, {"ecode": failure.ecode, "enote": failure.enote})
             return
-        self._in_flight += 1
+        self._begun(len(payload))
         progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
         handled = self.factory.registry.handle(
             request,
@@ -75,17 +84,28 @@ class OperatorProtocol(Peer):
             lambda: self._gone,
             subscriber=self,
         )
-        handled.addBoth(self._finished, progress)
+        handled.addBoth(self._finished, len(payload), progress)
         handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
 
-    def _finished(self, result: Any, progress: Progress | None) -> Any:
+    def _begun(self, size: int) -> None:
+        self._in_flight += 1
+        self._in_flight_bytes += size
+        if self._in_flight_bytes > IN_FLIGHT_BYTES:
+            self.hold(Hold.BUSY)
+
+    def _finished(self, result: Any, size: int, progress: Progress | None) -> Any:
         self._in_flight -= 1
+        self._in_flight_bytes -= size
+        if self._in_flight_bytes <= IN_FLIGHT_BYTES:
+            self.release(Hold.BUSY)
         if progress is not None:
             progress.stop()
         return result
 
     def _respond(self, echoed: dict[str, Any], response: dict[str, Any]) -> None:
         failpoints.reach("before answer")
+        if response["ecode"] in _USELESS:
+            self.useless()
         self.send(wire.encode_response(echoed, response))
 
     def _not_answered(self, failure: Failure) -> None:

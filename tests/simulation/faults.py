@@ -26,10 +26,11 @@ from devconf.devices.watch import Seen, Watch
 from devconf.errors import Ecode
 from devconf.model import CONFIRMED, OFFLINE
 from devconf.operators.protocol import OperatorProtocol
+from devconf.pacing import Keepalive
 from devconf.store import Store, answers, orders, outbox
 from devconf.store.answers import Outcome
 from devconf.store.tables import orders as order_rows
-from devconf.websocket import Keepalive, Peer
+from devconf.websocket import Peer
 from tests.simulation.host import replaced
 
 Put = Callable[[ExitStack], None]
@@ -336,13 +337,13 @@ def _answered_twice(stack: ExitStack) -> None:
 def _unbounded(stack: ExitStack) -> None:
     """Everything is kept for it."""
 
-    def send(self: Peer, payload: bytes) -> None:
-        if self._may_send and self._paused:
-            self._unread.append(payload)
-        elif self._may_send:
-            self.sendMessage(payload)
+    def send_data(self: Peer, data: bytes, _sync: bool = False, _chopsize: int | None = None) -> None:
+        if self._paused:
+            self._unread.append(data)
+        else:
+            self._write(data)
 
-    stack.enter_context(replaced(Peer, "send", send))
+    stack.enter_context(replaced(Peer, "sendData", send_data))
 
 
 @_fault("no keep-alive", "I4", "I7", required=False)

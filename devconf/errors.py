@@ -43,6 +43,7 @@ class Ecode(IntEnum):
     ALREADY_EXISTS = 1004090003, "already exists"
     IN_USE = 1004090004, "still in use"
     CANNOT_RUN = 1004090005, "a device cannot run one of the algorithms"
+    KEY_USED = 1004090006, "this idempotency_key was used for something else"
     STALE_REV = 1004090008, "(from a device) that rev is older than mine"
     TOO_LARGE = 1004130001, "message too large"
     TOO_MANY = 1004290001, "too many requests (rate, in flight, or waiting)"

@@ -25,6 +25,7 @@ from devconf.clock import Now, Random
 from devconf.commands.calls import CallCommands
 from devconf.commands.devices import DeviceCommands
 from devconf.commands.history import HistoryCommands
+from devconf.commands.keys import Keys
 from devconf.commands.locks import Locks
 from devconf.commands.machine import Machine
 from devconf.commands.registry import Registry
@@ -44,7 +45,7 @@ from devconf.operators import host
 from devconf.operators.protocol import OperatorFactory
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
-from devconf.store import Store, backup, complain, journal
+from devconf.store import Store, backup, complain, journal, keys
 from devconf.store.writer import ThreadRunner
 from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
@@ -129,7 +130,7 @@ class DevconfService(MultiService):
         self.machine = Machine(
             clock, seams.now, seams.random, self.store, self.events, self.hub, self.delivery, self.locks
         )
-        self.registry = Registry(seams.random, config.tolerated_params)
+        self.registry = Registry(seams.random, Keys(self.store, seams.now), config.tolerated_params)
         for subject in (
             TaskCommands(self.machine),
             SubtaskCommands(self.machine),
@@ -316,6 +317,7 @@ class DevconfService(MultiService):
         *,
         identity: Identity = host.HOST,
         progress: Callable[[int, int], None] | None = None,
+        idempotency_key: str | None = None,
     ) -> Deferred[dict[str, Any]]:
         """Run a command of §4 without a connection: the same checks, locks and history as on one.
 
@@ -324,6 +326,7 @@ class DevconfService(MultiService):
         :param identity: who asks. Its role counts, and the history shows its ``unid`` and ``name``; they need not be
             those of an account.
         :param progress: called with how much is done, and of how much, whenever that changes.
+        :param idempotency_key: by which a change that is asked for again is not made again (§2).
         :returns: fires with the response but for ``command``, whatever its ``ecode`` is; never fails. When the service
             stops before there is one, that is ``STOPPING``. Cancelling it ends the waiting, not the command.
         :raises TypeError: ``params`` is nothing that JSON can say.
@@ -331,7 +334,7 @@ class DevconfService(MultiService):
         if not self._running and not self._ended:
             stopped = {"ecode": int(Ecode.STOPPING), "enote": "the server is not running yet; ask again when it is"}
             return defer.succeed(stopped)
-        return host.ask(self.registry, command, params or {}, identity, progress)
+        return host.ask(self.registry, command, params or {}, identity, progress, idempotency_key)
 
     # -- what the parts need of the whole
 
@@ -358,6 +361,8 @@ class DevconfService(MultiService):
         limits = self._config.limits
         before = self._seams.now() - limits.history_days * 86400
         while self._running and await self.store.run(journal.prune, before, limits.history_commands):
+            pass
+        while self._running and await self.store.run(keys.prune, self._seams.now()):
             pass
 
 

@@ -1,6 +1,6 @@
 """Messages, and the only decoding and encoding of the wire (``docs/protocol.md`` §2 and §6).
 
-client -> server  {"command", "src_page"?, "req_id"?, "progress"?, "params"?}
+client -> server  {"command", "src_page"?, "req_id"?, "progress"?, "idempotency_key"?, "params"?}
 server -> client  {"command", "src_page"?, "req_id"?, "ecode", "enote", ...}
 server -> device  {"command", "req_id", "src_page", "params"}
 device -> server  {"req_id", "ecode", "enote", ...}
@@ -23,6 +23,7 @@ MAX_DEPTH = 64
 #: Before every resource in ``command``.
 PREFIX = "/wsapi/v1/devconf_fx/"
 
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=128)]
 ReqId = Annotated[str, Meta(min_length=1, max_length=128)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 SrcPage = Annotated[str, Meta(max_length=256)]
@@ -38,6 +39,7 @@ class Request(Struct):
     req_id: ReqId | UnsetType = UNSET
     progress: bool = False
     params: dict[str, Any] = {}
+    idempotency_key: IdempotencyKey | UnsetType = UNSET
 
 
 @frozen

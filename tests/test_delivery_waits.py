@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from devconf.commands.asker import Asker
 from devconf.model import Identity, OrderKey, Role
 from devconf.store.outbox import Order
 from devconf.testing import MemoryDevice, MemoryServer
@@ -187,9 +188,11 @@ def test_nothing_is_sent_of_an_order_while_its_command_is_being_settled(server: 
 
 
 def test_a_client_that_goes_away_cancels_nothing(server: MemoryServer) -> None:
+    gone = Asker()
+    gone.leave()
     device = online(server, "a")
     task_id = pic_task(server, device)
-    server.call("post tasks/pic_task_config", {"task_id": task_id, "algo_comb": NEW}, gone=lambda: True)
+    server.call("post tasks/pic_task_config", {"task_id": task_id, "algo_comb": NEW}, asker=gone)
     device.obey()
     assert stored(server, task_id)["algo_comb"] == NEW
 

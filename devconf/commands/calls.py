@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from attrs import define, field
@@ -18,7 +19,8 @@ from devconf.commands.settle import entry
 from devconf.devices.pending import ConnectionGone, NoAnswer
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Answer, OrderKey, Role, State
-from devconf.store import complain, devices, journal
+from devconf.store import complain, devices, journal, keys
+from devconf.store.keys import Key
 
 _TASKS = wire.PREFIX + "tasks"
 _OURS = {f"{method} {_TASKS}" for method in ("post", "put", "delete")}
@@ -62,37 +64,67 @@ class CallCommands:
                 Ecode.BAD_FIELD, "$.params.command: what a device should have is changed by the commands for tasks"
             )
         command_id = self._machine.random.identifier()
-        named = {"command_id": command_id}
         started = self._machine.now()
         try:
-            answer = await self._pass_through(params)
+            payload = await (self._ask(params) if call.key is None else self._ask_once(params, call.key, command_id))
         except _Unanswered as failure:
             self._record(call, command_id, started, failure.ecode, failure.enote)
-            devices = [entry(OrderKey(params.dev_unid, "", ""), Answer(State.PENDING, failure.ecode, failure.enote))]
-            raise CommandFailed(failure.ecode, failure.enote, **named, devices=devices) from None
+            raise _named(failure, command_id) from None
         except CommandFailed as failure:
-            failure.payload = {**named, **failure.payload}
-            raise
+            raise _named(failure, command_id) from None
         self._record(call, command_id, started, Ecode.OK, "ok")
-        return {**named, "answer": answer}
+        return {"command_id": command_id, **payload}
 
-    async def _pass_through(self, params: CallDevice) -> dict[str, Any]:
-        timeout = optional(params.timeout) or self._timeout
-        dev_unid = params.dev_unid
+    async def _ask_once(self, params: CallDevice, key: Key, command_id: str) -> dict[str, Any]:
+        """Ask the device, and keep what becomes of it for the key."""
+        await self._check_online(params.dev_unid)
+        # Before the device may hear of it: if the server ends before there is an answer, this is what is known.
+        unknown = _unanswered(
+            params, Ecode.SILENT, "the server ended before the device answered; it may have acted on it"
+        )
+        await self._machine.store.run(_begin, key, self._machine.now(), _failed(unknown, command_id))
+        try:
+            payload = await self._ask(params)
+        except _Unanswered as failure:
+            await self._keep(keys.answer, key.user_unid, key.digest, _failed(failure, command_id))
+            raise
+        except CommandFailed:
+            await self._keep(keys.forget, key)
+            raise
+        response = {"ecode": int(Ecode.OK), "enote": "ok", "command_id": command_id, **payload}
+        await self._keep(keys.answer, key.user_unid, key.digest, response)
+        return payload
+
+    async def _keep(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            await self._machine.store.run(function, *args)
+        except Exception:
+            # The device has answered, and who asked shall hear so.
+            complain(self._log, Failure(), "what became of a call could not be kept for its idempotency_key")
+
+    async def _check_online(self, dev_unid: str) -> None:
         if dev_unid not in self._machine.hub:
             await self._machine.store.run(devices.get_device, dev_unid)
+            raise CommandFailed(Ecode.OFFLINE, f"the device {dev_unid} is offline")
+
+    async def _ask(self, params: CallDevice) -> dict[str, Any]:
+        timeout = optional(params.timeout) or self._timeout
+        dev_unid = params.dev_unid
+        await self._check_online(dev_unid)
         try:
             answer = await self._machine.hub.call(dev_unid, params.command, optional(params.params) or {}, timeout)
         except NoAnswer:
-            raise _Unanswered(
-                Ecode.SILENT, f"the device {dev_unid!r} did not answer within {timeout:g} s; it may still act on it"
+            raise _unanswered(
+                params,
+                Ecode.SILENT,
+                f"the device {dev_unid!r} did not answer within {timeout:g} s; it may still act on it",
             ) from None
         except ConnectionGone:
-            raise _Unanswered(
-                Ecode.OFFLINE, f"the device {dev_unid!r} was lost before it answered; it may have acted on it"
+            raise _unanswered(
+                params, Ecode.OFFLINE, f"the device {dev_unid!r} was lost before it answered; it may have acted on it"
             ) from None
         failpoints.reach("answer received")
-        return answer.message
+        return {"answer": answer.message}
 
     def _record(self, call: Call, command_id: str, started: float, ecode: Ecode, enote: str) -> None:
         params: CallDevice = call.params
@@ -119,6 +151,24 @@ class CallCommands:
 
     def _cannot_write(self, failure: Failure) -> None:
         complain(self._log, failure, "calls could not be written to the history")
+
+
+def _unanswered(params: CallDevice, ecode: Ecode, enote: str) -> _Unanswered:
+    device = entry(OrderKey(params.dev_unid, "", ""), Answer(State.PENDING, ecode, enote))
+    return _Unanswered(ecode, enote, devices=[device])
+
+
+def _named(failure: CommandFailed, command_id: str) -> CommandFailed:
+    return CommandFailed(failure.ecode, failure.enote, command_id=command_id, **failure.payload)
+
+
+def _failed(failure: CommandFailed, command_id: str) -> dict[str, Any]:
+    return {"ecode": int(failure.ecode), "enote": failure.enote, "command_id": command_id, **failure.payload}
+
+
+def _begin(connection: Connection, key: Key, now: float, response: dict[str, Any]) -> None:
+    keys.begin(connection, key, now)
+    keys.answer(connection, key.user_unid, key.digest, response)
 
 
 def _write_lines(connection: Connection, lines: list[dict[str, Any]]) -> None:

@@ -94,10 +94,11 @@ class DeviceCommands:
                 key_hash=hashed(key),
             )
 
-        await self._machine.record(call, {**to_builtins(params), "dev_unid": dev_unid}, insert)
+        payload = {"dev_unid": dev_unid, "dev_key": key}
+        await self._machine.record(call, {**to_builtins(params), "dev_unid": dev_unid}, insert, lambda _: payload)
         self._unknown.enrolled(params.dev_refid)
         self._tell(dev_unid, params.dev_refid, "enrolled")
-        return {"dev_unid": dev_unid, "dev_key": key}
+        return payload
 
     def _tell(self, dev_unid: str, dev_refid: str, change: str) -> None:
         told = {"dev_unid": dev_unid, "dev_refid": dev_refid, "change": change}
@@ -117,7 +118,8 @@ class DeviceCommands:
         def change(connection: Connection, _now: float) -> Any:
             return devices.change_device(connection, params.dev_unid, values)
 
-        before = await self._machine.record(call, to_builtins(params), change)
+        payload = {} if key is None else {"dev_key": key}
+        before = await self._machine.record(call, to_builtins(params), change, lambda _: payload)
         for ends, why in (
             (key is not None, "this device was given a new key"),
             (values.get("enabled") is False, "this device was disabled"),
@@ -130,7 +132,7 @@ class DeviceCommands:
         dev_refid = values.get("dev_refid", before.dev_refid)
         self._unknown.enrolled(dev_refid)
         self._tell(params.dev_unid, dev_refid, "changed")
-        return {} if key is None else {"dev_key": key}
+        return payload
 
     def _changes(self, params: PutDevice) -> tuple[dict[str, Any], str | None]:
         asked = {name: value for name, value in to_builtins(params).items() if name != "dev_unid"}
@@ -167,9 +169,12 @@ class DeviceCommands:
             devices.get_device(connection, dev_unid)
             return orders.forget(connection, dev_unid)
 
-        pending = await self._machine.record(call, {"dev_unid": dev_unid}, forget)
+        def payload(pending: int) -> dict[str, Any]:
+            return {"pending": pending}
+
+        pending = await self._machine.record(call, {"dev_unid": dev_unid}, forget, payload)
         self._machine.delivery.catch_up(dev_unid)
-        return {"pending": pending}
+        return payload(pending)
 
 
 def _list(connection: Connection, params: GetDevices, connected: Any) -> tuple[list[dict[str, Any]], str | None]:

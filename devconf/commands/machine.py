@@ -19,14 +19,15 @@ from devconf import failpoints
 from devconf.clock import Now, Random
 from devconf.commands.locks import Locks
 from devconf.commands.registry import Call
-from devconf.commands.settle import Settled, entry, settle
+from devconf.commands.settle import Settled, entry, payload_of, settle
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
 from devconf.devices.watch import Seen
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import OFFLINE, OrderKey
-from devconf.store import Store, complain, journal
+from devconf.store import Store, complain, journal, keys
+from devconf.store.keys import Key
 
 #: Seconds until a settle that failed is tried again, with its lock held.
 SETTLE_AGAIN = 1.0
@@ -58,6 +59,10 @@ class Plan:
 Planner = Callable[[Connection, float], Plan]
 
 _IDS = ("task_id", "subtask_id", "unid", "dev_unid")
+
+
+def _empty(_result: Any) -> dict[str, Any]:
+    return {}
 
 
 @define
@@ -94,7 +99,7 @@ class Machine:
         named = {"command_id": command_id}
         header, planned_at = self.header(command_id, call, told), self.now()
         try:
-            plan = await self.store.run(_plan, planner, planned_at, header)
+            plan = await self.store.run(_plan, planner, planned_at, header, call.key)
         except CommandFailed as failure:
             failure.payload = {**named, **failure.payload}
             raise
@@ -109,9 +114,7 @@ class Machine:
         failpoints.reach("after settle")
         self.delivery.release(plan.targets, settled.changed)
         self.tell({**header, **plan.ids}, planned_at, settled_at, settled.ecode, settled.enote)
-        if settled.ecode and plan.rule != "put_store_conf":
-            raise CommandFailed(settled.ecode, settled.enote, **named, **settled.payload)
-        payload = {**named, **plan.payload, **settled.payload}
+        payload = payload_of(command_id, plan.rule, plan.payload, settled)
         if settled.ecode:
             raise CommandFailed(settled.ecode, settled.enote, **payload)
         return payload
@@ -142,14 +145,21 @@ class Machine:
             **{name: told.get(name) for name in _IDS},
         }
 
-    async def record(self, call: Call, told: dict[str, Any], function: Callable[[Connection, float], Any]) -> Any:
+    async def record(
+        self,
+        call: Call,
+        told: dict[str, Any],
+        function: Callable[[Connection, float], Any],
+        payload: Callable[[Any], dict[str, Any]] = _empty,
+    ) -> Any:
         """Run a command that no device has to hear of, as one transaction together with its line in the history.
 
+        :param payload: makes that of its response, of what ``function`` returns.
         :returns: what ``function`` returns.
         :raises CommandFailed: as it raised.
         """
         header, now = self.header(self.random.identifier(), call, told), self.now()
-        result = await self.store.run(_recorded, function, now, header)
+        result = await self.store.run(_recorded, function, now, header, call.key, payload)
         self.tell(header, now, now, Ecode.OK, "ok")
         return result
 
@@ -168,7 +178,7 @@ class Machine:
         return len(left)
 
 
-def _plan(connection: Connection, planner: Planner, now: float, header: dict[str, Any]) -> Plan:
+def _plan(connection: Connection, planner: Planner, now: float, header: dict[str, Any], key: Key | None) -> Plan:
     plan = planner(connection, now)
     targets = [[*key, rev, plan.rows_before.get(key)] for key, rev in plan.targets.items()]
     journal.begin(
@@ -176,18 +186,40 @@ def _plan(connection: Connection, planner: Planner, now: float, header: dict[str
         now,
         **{**header, **plan.ids},
         rule=plan.rule,
-        plan={"targets": targets, "before": plan.before},
+        plan={"targets": targets, "before": plan.before, **_to_answer(plan, key)},
         algo_comb=plan.algo_comb,
     )
+    if key is not None:
+        keys.begin(connection, key, now)
     if not plan.rule:
         journal.settle(connection, header["command_id"], now, Ecode.OK, "ok", None)
+        _keep_answer(connection, key, {"command_id": header["command_id"], **plan.payload})
     return plan
 
 
+def _to_answer(plan: Plan, key: Key | None) -> dict[str, Any]:
+    """What settling needs to write the answer of a request that has a key."""
+    return {} if key is None else {"asked": {"digest": key.digest, "named": key.named, "payload": plan.payload}}
+
+
+def _keep_answer(connection: Connection, key: Key | None, payload: dict[str, Any]) -> None:
+    if key is not None:
+        ok = {"ecode": int(Ecode.OK), "enote": "ok", **key.named, **payload}
+        keys.answer(connection, key.user_unid, key.digest, ok)
+
+
 def _recorded(
-    connection: Connection, function: Callable[[Connection, float], Any], now: float, header: dict[str, Any]
+    connection: Connection,
+    function: Callable[[Connection, float], Any],
+    now: float,
+    header: dict[str, Any],
+    key: Key | None,
+    payload: Callable[[Any], dict[str, Any]],
 ) -> Any:
+    if key is not None:  # first: it may be the account itself that goes, and its keys with it
+        keys.begin(connection, key, now)
     result = function(connection, now)
+    _keep_answer(connection, key, payload(result))
     journal.done(connection, [{**header, "planned_at": now, "settled_at": now, "ecode": 0, "enote": "ok"}])
     return result
 

@@ -5,11 +5,12 @@ The order of checks is the contract's: known command, role, params, and then wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
+from msgspec import UnsetType
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,9 +18,12 @@ from zope.interface import Interface
 
 from devconf import wire
 from devconf.clock import Random
+from devconf.commands.asker import Asker
+from devconf.commands.keys import Keys, key_of
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Topic
 from devconf.model import Identity, Role
+from devconf.store.keys import Key
 
 #: What the response repeats of the params (§2, the standard response).
 _IDS = ("task_id", "unid", "subtask_id")
@@ -46,16 +50,22 @@ class Call:
     :ivar command: its canonical name.
     :ivar params: as the command's schema has read them.
     :ivar progress: told how much is done, and of how much.
-    :ivar gone: whether the client has gone away.
+    :ivar asker: who waits for the response.
     :ivar subscriber: an ``ISubscriber``: the connection it came on, if that can be told of events.
+    :ivar key: by which it is carried out once; what carries it out writes this, and the answer.
     """
 
     identity: Identity
     command: str
     params: Any
     progress: Callable[[int, int], None]
-    gone: Callable[[], bool]
+    asker: Asker
     subscriber: Any = None
+    key: Key | None = None
+
+    def gone(self) -> bool:
+        """Tell whether the client has gone away."""
+        return self.asker.gone
 
 
 Handler = Callable[[Call], Coroutine[Any, Any, dict[str, Any]]]
@@ -76,6 +86,11 @@ class Command:
     role: Role
     handler: Handler
     for_subscribers: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may change anything: what does not needs no idempotency key."""
+        return not self.name.startswith("get ") and not self.for_subscribers
 
 
 def command(
@@ -101,8 +116,9 @@ class Registry:
 
     _log = Logger()
 
-    def __init__(self, random: Random, tolerated: tuple[str, ...] = ()) -> None:
+    def __init__(self, random: Random, keys: Keys, tolerated: tuple[str, ...] = ()) -> None:
         self._random = random
+        self._keys = keys
         self._tolerated = frozenset(tolerated)
         self._commands: dict[str, Command] = {}
         self._stopping = False
@@ -134,7 +150,7 @@ class Registry:
         request: wire.Request,
         identity: Identity,
         progress: Callable[[int, int], None],
-        gone: Callable[[], bool],
+        asker: Asker,
         *,
         subscriber: Any = None,
         text: bool = False,
@@ -152,7 +168,7 @@ class Registry:
         self._awaited.add(response)
         response.addBoth(self._forget, response)
         self._running += 1
-        call = self._handle(request, identity, progress, gone, subscriber, text)
+        call = self._handle(request, identity, progress, asker, subscriber, text)
         Deferred.fromCoroutine(call).addBoth(self._handled, response)
         return response
 
@@ -186,31 +202,55 @@ class Registry:
         request: wire.Request,
         identity: Identity,
         progress: Callable[[int, int], None],
-        gone: Callable[[], bool],
+        asker: Asker,
         subscriber: Any,
         text: bool,
     ) -> dict[str, Any]:
         named = {name: request.params[name] for name in _IDS if isinstance(request.params.get(name), str)}
+        checked = self._checked(request, identity, progress, asker, subscriber, text, named)
+        return await self._response(request.command, named, checked)
+
+    async def _checked(
+        self,
+        request: wire.Request,
+        identity: Identity,
+        progress: Callable[[int, int], None],
+        asker: Asker,
+        subscriber: Any,
+        text: bool,
+        named: dict[str, str],
+    ) -> dict[str, Any]:
+        found = self._find(request.command)
+        if found.for_subscribers and subscriber is None:
+            raise CommandFailed(
+                Ecode.UNKNOWN_COMMAND, "events come over a WebSocket only; connect, and subscribe there"
+            )
+        if identity.role < found.role:
+            raise CommandFailed(
+                Ecode.FORBIDDEN, f"this takes the role {found.role.title}; yours is {identity.role.title}"
+            )
+        params = wire.convert(self._tolerate(found, request.params), found.params, "$.params", text=text)
+        call = Call(identity, found.name, params, progress, asker, subscriber)
+        if not found.changes or isinstance(request.idempotency_key, UnsetType):
+            return await _carried_out(found, call, named)
+        key = key_of(identity.unid, request.idempotency_key, found.name, params, named)
+
+        def carry_out(progress: Callable[[int, int], None], asker: Asker) -> Awaitable[dict[str, Any]]:
+            keyed = evolve(call, key=key, progress=progress, asker=asker)
+            return self._response(found.name, named, _carried_out(found, keyed, named))
+
+        return await self._keys.once(key, carry_out, progress, asker)
+
+    async def _response(self, name: str, named: dict[str, str], response: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        """Return ``response``, or what tells why there is none."""
         try:
-            found = self._find(request.command)
-            if found.for_subscribers and subscriber is None:
-                raise CommandFailed(
-                    Ecode.UNKNOWN_COMMAND, "events come over a WebSocket only; connect, and subscribe there"
-                )
-            if identity.role < found.role:
-                raise CommandFailed(
-                    Ecode.FORBIDDEN, f"this takes the role {found.role.title}; yours is {identity.role.title}"
-                )
-            params = wire.convert(self._tolerate(found, request.params), found.params, "$.params", text=text)
-            payload = await found.handler(Call(identity, found.name, params, progress, gone, subscriber))
+            return await response
         except CommandFailed as failure:
             return {"ecode": failure.ecode, "enote": failure.enote, **named, **failure.payload}
         except Dropped:
             raise
         except Exception:
-            return self._internal(Failure(), request.command)
-        # A list is its payload alone; what was asked for is in its items.
-        return {"ecode": Ecode.OK, "enote": "ok", **({} if found.name.startswith("get ") else named), **payload}
+            return self._internal(Failure(), name)
 
     def _find(self, name: str) -> Command:
         method, _, path = name.partition(" ")
@@ -235,6 +275,12 @@ class Registry:
         reference = self._random.identifier()[:12]
         self._log.failure("{command} failed, reference {reference}", failure, command=name[:200], reference=reference)
         return {"ecode": Ecode.INTERNAL, "enote": f"internal error; the server's log has it as {reference}"}
+
+
+async def _carried_out(found: Command, call: Call, named: dict[str, str]) -> dict[str, Any]:
+    payload = await found.handler(call)
+    # A list is its payload alone; what was asked for is in its items.
+    return {"ecode": Ecode.OK, "enote": "ok", **({} if found.name.startswith("get ") else named), **payload}
 
 
 def _stopping(enote: str) -> dict[str, Any]:

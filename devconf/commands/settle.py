@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from devconf.devices.watch import Seen
 from devconf.errors import Ecode
 from devconf.model import CONFIRMED, SILENT, Answer, OrderKey, State
-from devconf.store import confs, journal, orders, tasks
+from devconf.store import confs, journal, keys, orders, tasks
 from devconf.store.answers import LACKS
 
 #: Devices that a response to ``put store_confs`` lists.
@@ -128,9 +128,23 @@ def settle(connection: Connection, command_id: str, now: float, watched: dict[Or
     settled = _RULES[row.rule](_Case(connection, now, row, seen, revs, rows_before, row.plan["before"]))
     kept = [entry(key, each.answer) for key, each in list(seen.items())[:KEPT]]
     journal.settle(connection, command_id, now, settled.ecode, settled.enote, kept)
+    asked = row.plan.get("asked")
+    if asked is not None:
+        outcome = {"ecode": int(settled.ecode), "enote": settled.enote, **asked["named"]}
+        payload = payload_of(command_id, row.rule, asked["payload"], settled)
+        keys.answer(connection, row.user_unid, asked["digest"], {**outcome, **payload})
     if row.task_id is not None:
         orders.sweep_deleted(connection, row.task_id)
     return settled
+
+
+def payload_of(command_id: str, rule: str, planned: dict[str, Any], settled: Settled) -> dict[str, Any]:
+    """Return the payload of the response to a command.
+
+    :param planned: what its plan has told; of a plan that was undone, nothing of this is so.
+    """
+    told = {} if settled.ecode and rule != "put_store_conf" else planned
+    return {"command_id": command_id, **told, **settled.payload}
 
 
 def _written(connection: Connection, revs: dict[OrderKey, int]) -> dict[OrderKey, Seen]:

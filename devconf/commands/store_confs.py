@@ -78,8 +78,10 @@ class StoreConfCommands:
         def insert(connection: Connection, now: float) -> int:
             return confs.insert_conf(connection, now, unid, params.name, params.file_ext, data)
 
-        rev = await self._machine.record(call, {**_told(params, data), "unid": unid}, insert)
-        return {"unid": unid, "rev": rev}
+        def payload(rev: int) -> dict[str, Any]:
+            return {"unid": unid, "rev": rev}
+
+        return payload(await self._machine.record(call, {**_told(params, data), "unid": unid}, insert, payload))
 
     @command("delete store_confs", DeleteStoreConf, Role.OPERATOR)
     async def delete(self, call: Call) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from devconf import wire
+from devconf.commands.asker import Asker
 from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
@@ -25,7 +26,12 @@ _log = Logger()
 
 
 def ask(
-    registry: Registry, command: str, params: Any, identity: Identity, progress: Progress | None
+    registry: Registry,
+    command: str,
+    params: Any,
+    identity: Identity,
+    progress: Progress | None,
+    idempotency_key: str | None,
 ) -> Deferred[Response]:
     """See :meth:`devconf.service.DevconfService.request`."""
 
@@ -35,12 +41,14 @@ def ask(
                 progress(done, total)
 
     method, space, resource = command.partition(" ")
+    envelope = {} if idempotency_key is None else {"idempotency_key": idempotency_key}
     try:
-        message = wire.encode({"command": f"{method}{space}{wire.PREFIX}{resource}", "params": params})
+        message = wire.encode({"command": f"{method}{space}{wire.PREFIX}{resource}", "params": params, **envelope})
         request = wire.request_of(wire.decode_object(message))
     except (UnicodeEncodeError, RecursionError) as error:
         return succeed({"ecode": int(Ecode.NOT_AN_OBJECT), "enote": f"the message cannot be JSON in UTF-8: {error}"})
     except CommandFailed as failure:
         return succeed({"ecode": int(failure.ecode), "enote": failure.enote})
     # As it would be on the wire: nothing in it is ours, and the host may change it.
-    return registry.handle(request, identity, told, bool).addCallback(lambda each: dict(json.loads(wire.encode(each))))
+    response = registry.handle(request, identity, told, Asker())
+    return response.addCallback(lambda each: dict(json.loads(wire.encode(each))))

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from devconf import failpoints, wire
 from devconf.clock import stamp
+from devconf.commands.asker import Asker
 from devconf.commands.registry import Dropped, ISubscriber, Registry
 from devconf.config import Limits
 from devconf.errors import CommandFailed, Ecode
@@ -46,7 +47,7 @@ class OperatorProtocol(Peer):
         self.identity = identity
         self._in_flight = 0
         self._in_flight_bytes = 0
-        self._gone = False
+        self._asker = Asker()
         self._topics: set[Topic] = set()
         self._seq = 0
 
@@ -56,7 +57,7 @@ class OperatorProtocol(Peer):
 
     def lost(self) -> None:
         """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
-        self._gone = True
+        self._asker.leave()
         for topic in list(self._topics):
             self.unsubscribe(topic)
         self.factory.sessions.remove(self.identity, self.close)
@@ -81,7 +82,7 @@ class OperatorProtocol(Peer):
             request,
             self.identity,
             progress.update if progress else _no_progress,
-            lambda: self._gone,
+            self._asker,
             subscriber=self,
         )
         handled.addBoth(self._finished, len(payload), progress)
@@ -117,7 +118,7 @@ class OperatorProtocol(Peer):
     def subscribe(self, topic: Topic) -> None:
         """See :class:`ISubscriber`."""
         # A request may outlive its connection.
-        if not self._gone:
+        if not self._asker.gone:
             self._topics.add(topic)
             self.factory.events.subscribe(topic, self._happened)
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
+from devconf.store import keys
 from devconf.store.paging import page
 from devconf.store.tables import credentials, devices, users
 
@@ -70,7 +71,7 @@ def change_user(connection: Connection, user_name: str, values: dict[str, Any]) 
 
 
 def delete_user(connection: Connection, user_name: str) -> str:
-    """Delete an account and its tokens.
+    """Delete an account, its tokens and its idempotency keys.
 
     :returns: its ``user_unid``.
     :raises CommandFailed: ``NO_SUCH_USER``, or ``IN_USE``: it is the last admin.
@@ -78,6 +79,7 @@ def delete_user(connection: Connection, user_name: str) -> str:
     row = get_user(connection, user_name)
     _keep_an_admin(connection, row)
     end_tokens(connection, row.user_unid)
+    keys.forget_user(connection, row.user_unid)
     connection.execute(delete(users).where(users.c.user_name == user_name))
     return str(row.user_unid)
 

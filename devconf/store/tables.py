@@ -185,3 +185,17 @@ commands = Table(
     Index("ix_commands_unsettled", "task_id", sqlite_where=text("settled_at IS NULL")),
     sqlite_autoincrement=True,
 )
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    _seq(),
+    Column("user_unid", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("at", Float, nullable=False),
+    # Without secrets; null until its command is settled.
+    Column("answer", _json),
+    Index("uq_idempotency_user_unid_digest", "user_unid", "digest", unique=True),
+    sqlite_autoincrement=True,
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from msgspec import UNSET
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
@@ -18,6 +19,7 @@ from twisted.web.server import Site
 
 from devconf import wire
 from devconf.clock import Random
+from devconf.commands.asker import Asker
 from devconf.config import Config
 from devconf.errors import Ecode
 from devconf.model import Identity, Role
@@ -145,7 +147,8 @@ class MemoryServer:
         *,
         role: Role = Role.ADMIN,
         progress: Callable[[int, int], None] = _ignore,
-        gone: Callable[[], bool] = bool,
+        asker: Asker | None = None,
+        idempotency_key: str | None = None,
     ) -> Deferred[dict[str, Any]]:
         """Send a request as an account of ``role``.
 
@@ -153,9 +156,11 @@ class MemoryServer:
         :returns: fires with the response, but for what the envelope repeats.
         """
         method, _, resource = command.partition(" ")
-        request = wire.Request(f"{method} {wire.PREFIX}{resource}", params=json.loads(json.dumps(params or {})))
+        asked = json.loads(json.dumps(params or {}))
+        key = UNSET if idempotency_key is None else idempotency_key
+        request = wire.Request(f"{method} {wire.PREFIX}{resource}", idempotency_key=key, params=asked)
         identity = Identity("u" * 32, "tester", role)
-        response = self.service.registry.handle(request, identity, progress, gone)
+        response = self.service.registry.handle(request, identity, progress, asker or Asker())
         self.run()
         return response
 

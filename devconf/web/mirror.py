@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import define
+from msgspec import UNSET, UnsetType
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
-from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from devconf import wire
 from devconf.auth import Auth
+from devconf.commands.asker import Asker
 from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
@@ -49,20 +50,22 @@ class Mirror:
 
     def command(self, request: Request, resource: str) -> Deferred[bytes]:
         """Any command of §4."""
-        lost: list[Failure] = []
-        request.notifyFinish().addErrback(lost.append)
-        return Deferred.fromCoroutine(self._command(request, resource, lost))
+        asker = Asker()
+        request.notifyFinish().addErrback(lambda _: asker.leave())
+        return Deferred.fromCoroutine(self._command(request, resource, asker))
 
-    async def _command(self, request: Request, resource: str, lost: list[Failure]) -> bytes:
+    async def _command(self, request: Request, resource: str, asker: Asker) -> bytes:
         identity = await self._identified(request)
         method = request.method.decode("ascii").lower()
         params = body_of(request, self._body_max, may_be_empty=True)
         asked = _query(request) if method in ("get", "delete") else {}
         response = await self._registry.handle(
-            wire.Request(f"{method} {wire.PREFIX}{resource}", params={**asked, **params}),
+            wire.Request(
+                f"{method} {wire.PREFIX}{resource}", idempotency_key=_key(request), params={**asked, **params}
+            ),
             identity,
             _no_progress,
-            lambda: bool(lost),
+            asker,
             text=bool(asked),
         )
         return render(request, response)
@@ -107,6 +110,18 @@ class Mirror:
 
 def _no_progress(_done: int, _total: int) -> None:
     """There is none over HTTP."""
+
+
+def _key(request: Request) -> str | UnsetType:
+    """Return the header ``Idempotency-Key``."""
+    values = request.requestHeaders.getRawHeaders(b"idempotency-key", [])
+    if not values:
+        return UNSET
+    try:
+        text = values[-1].decode("utf-8")
+    except UnicodeDecodeError:
+        raise CommandFailed(Ecode.BAD_FIELD, "the header Idempotency-Key is not UTF-8") from None
+    return wire.convert(text, wire.IdempotencyKey, "the header Idempotency-Key")
 
 
 def _query(request: Request) -> dict[str, str]:

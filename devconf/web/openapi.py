@@ -88,7 +88,9 @@ def openapi(registry: Registry) -> dict[str, Any]:
                 _parameter(name, each, "query", required=name in schema.get("required", ()))
                 for name, each in schema["properties"].items()
             ]
-        else:
+        if method != "get":
+            operation.setdefault("parameters", []).append(_KEY_HEADER)
+        if method in ("post", "put"):
             operation["requestBody"] = _body(_ref(command.params.__name__), required=bool(schema.get("required")))
         paths.setdefault(f"/webapi/v1/devconf_fx/{resource}", {})[method] = operation
     return {
@@ -145,6 +147,15 @@ def asyncapi(registry: Registry) -> dict[str, Any]:
 _CHANNEL = {"$ref": "#/channels/devconf"}
 
 
+_KEY = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 128,
+    "description": "a request that comes again with the same key is not carried out again",
+}
+_KEY_HEADER = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": _KEY}
+
+
 def _message(name: str) -> dict[str, str]:
     return {"$ref": f"#/channels/devconf/messages/{name}"}
 
@@ -159,6 +170,7 @@ def _request(command: Command) -> dict[str, Any]:
             "src_page": {"type": "string", "maxLength": 256},
             "req_id": {"type": "string", "minLength": 1, "maxLength": 128},
             "progress": {"type": "boolean"},
+            **({"idempotency_key": _KEY} if command.changes else {}),
             "params": _ref(command.params.__name__),
         },
     }

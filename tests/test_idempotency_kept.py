@@ -1,0 +1,156 @@
+"""Idempotency keys: what is kept of an answer and for how long, and calls (``docs/protocol.md`` §2)."""
+
+from __future__ import annotations
+
+import pytest
+
+from devconf.store import keys
+from devconf.testing import MemoryServer
+from tests.delivering import WAIT, online, pic_task
+from tests.keyed import kept
+
+DAY = 86400.0
+
+# -- what is kept, and for how long ---------------------------------------------------------------------------------
+
+
+def test_secrets_are_shown_once(server: MemoryServer) -> None:
+    asked = server.call("post devices", {"dev_refid": "a"}, idempotency_key="k")
+    enrolled = server.result(asked)
+    dev_key = enrolled.pop("dev_key")
+    again = server.ask("post devices", {"dev_refid": "a"}, idempotency_key="k")
+    assert again == {**enrolled, "not_kept": ["dev_key"]}
+    params = {"dev_unid": enrolled["dev_unid"], "new_key": True}
+    renewed = server.ask("put devices", params, idempotency_key="new")
+    assert server.ask("put devices", params, idempotency_key="new") == {
+        "ecode": 0,
+        "enote": "ok",
+        "not_kept": ["dev_key"],
+    }
+    server.ask("post users", {"user_name": "x", "role": "viewer", "password": "mellon"}, idempotency_key="user")
+    for file in server.path.parent.iterdir():
+        for secret in (dev_key, renewed["dev_key"], "mellon"):
+            # The passwords of this server are not hashed, and stand as they are in their own table.
+            assert file.read_bytes().replace(b"plain mellon", b"").count(secret.encode()) == 0
+
+
+def test_a_key_is_kept_for_a_day(server: MemoryServer) -> None:
+    params = {"name": "x", "task_type": "video"}
+    first = server.ask("post tasks", params, idempotency_key="k")
+    server.advance(DAY - 1)
+    assert server.ask("post tasks", params, idempotency_key="k") == first
+    server.advance(1)
+    second = server.ask("post tasks", params, idempotency_key="k")
+    assert second["task_id"] != first["task_id"]
+    assert server.ask("post tasks", params, idempotency_key="k") == second
+    server.advance(DAY + 3600)
+    assert kept(server) == 0
+
+
+def test_of_too_many_keys_the_oldest_go_after_an_hour(server: MemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "KEPT", 2)
+    for number in range(4):
+        server.ask("post tasks", {"name": "x", "task_type": "video"}, idempotency_key=str(number))
+    server.advance(3599)
+    assert kept(server) == 4
+    server.advance(3601)
+    assert kept(server) == 2
+
+
+def test_a_clock_that_was_ahead_leaves_no_keys_behind(server: MemoryServer) -> None:
+    key = keys.Key("u" * 32, "digest", "fingerprint", {})
+    server.service.store.run(keys.begin, key, server.service._seams.now() + 10 * DAY)
+    server.advance(3600)
+    assert kept(server) == 0
+
+
+def test_a_deleted_account_takes_its_keys_along(server: MemoryServer) -> None:
+    ann, bob = server.client("ann"), server.client("bob")
+    for client in (ann, bob):
+        client.ask("post tasks", {"name": "x", "task_type": "video"}, idempotency_key="k")
+    assert bob.ask("delete users", {"user_name": "ann"})["ecode"] == 0
+    assert kept(server) == 1
+    assert server.client("carl").ask("delete users", {"user_name": "carl"}, idempotency_key="k")["ecode"] == 0
+    assert kept(server) == 1
+
+
+def test_an_answer_that_is_too_large_is_kept_without_what_is_largest(server: MemoryServer) -> None:
+    task_id = pic_task(server)
+    algos = [{"algo_id": f"{number:0200}", "enabled": True, "params": {}} for number in range(400)]
+    params = {"task_id": task_id, "algo_comb": algos}
+    first = server.ask("post tasks/pic_task_config", params, idempotency_key="k")
+    assert first["algo_comb"] == algos
+    del first["algo_comb"]
+    again = server.ask("post tasks/pic_task_config", params, idempotency_key="k")
+    assert again == {**first, "not_kept": ["algo_comb"]}
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_passed_through_once(server: MemoryServer) -> None:
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    calls = [server.call("post devices/call", params, idempotency_key="k") for _ in range(2)]
+    [message] = device.inbox
+    device.answer(message, 7, "busy", load=[1, 2])
+    answer = server.result(calls[0])
+    said = {"req_id": message["req_id"], "ecode": 7, "enote": "busy", "load": [1, 2]}
+    assert answer == {"ecode": 0, "enote": "ok", "command_id": answer["command_id"], "answer": said}
+    assert server.result(calls[1]) == answer
+    server.crash()
+    server.restart()
+    assert server.ask("post devices/call", params, idempotency_key="k") == answer
+    assert len(device.heard) == 1
+
+
+def test_a_call_whose_answer_is_large(server: MemoryServer) -> None:
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "get /log"}
+    first = server.call("post devices/call", params, idempotency_key="k")
+    device.answer(device.inbox[0], log="x" * 70_000)
+    answer = server.result(first)
+    del answer["answer"]
+    assert server.ask("post devices/call", params, idempotency_key="k") == {**answer, "not_kept": ["answer"]}
+
+
+def test_a_call_that_a_crash_cut_off_is_not_passed_through_again(server: MemoryServer) -> None:
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    server.call("post devices/call", params, idempotency_key="k")
+    assert len(device.inbox) == 1
+    server.crash()
+    server.restart()
+    device.connect()
+    answer = server.ask("post devices/call", params, idempotency_key="k")
+    enote = "the server ended before the device answered; it may have acted on it"
+    entry = {"dev_unid": device.dev_unid, "state": "pending", "ecode": 1005040001, "enote": enote}
+    assert answer == {
+        "ecode": 1005040001,
+        "enote": enote,
+        "command_id": answer["command_id"],
+        "devices": [entry],
+    }
+    assert len(device.heard) == 1
+
+
+def test_a_call_that_was_not_answered_stays_so(server: MemoryServer) -> None:
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    first = server.call("post devices/call", params, idempotency_key="k")
+    server.advance(WAIT)
+    answer = server.result(first)
+    assert answer["ecode"] == 1005040001
+    assert server.ask("post devices/call", params, idempotency_key="k") == answer
+    assert len(device.heard) == 1
+
+
+def test_a_call_that_reached_nobody_may_be_asked_again(server: MemoryServer) -> None:
+    device = server.enrol("a")
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    assert server.ask("post devices/call", params, idempotency_key="k")["ecode"] == 1005030001
+    device.connect()
+    for _ in range(41):  # 8 on their way, 32 waiting; the device has not echoed yet: one on its way
+        server.call("post devices/call", params)
+    assert server.ask("post devices/call", params, idempotency_key="k")["ecode"] == 1004290001
+    assert kept(server) == 0

@@ -47,9 +47,10 @@ from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
 from devconf.store import Store, backup, complain, journal, keys
 from devconf.store.writer import ThreadRunner
+from devconf.web.channel import BoundedSite
 from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
-from devconf.web.site import BoundedSite, Root, make_app
+from devconf.web.site import Root, make_app
 from devconf.web.upgrade import Upgrade
 from devconf.web.ways_in import REGISTER_MAX, WaysIn
 
@@ -368,7 +369,7 @@ class DevconfService(MultiService):
 
 def with_backlog(description: str) -> str:
     """Return the endpoint ``description`` with room for many connections to wait, unless it says how many."""
-    kind = description.partition(":")[0]
+    kind = description.removeprefix("haproxy:").partition(":")[0]
     if kind in ("tcp", "tcp6", "ssl", "tls", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description

@@ -1,20 +1,16 @@
-"""The HTTP server: everything of ours below one resource, and our own site, which bounds what comes in."""
+"""Everything of ours over HTTP below one resource, which our own site, or that of a host, may hold."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
-from devconf.config import Network, is_among
 from devconf.errors import CommandFailed, Ecode
 from devconf.web.answers import render
 
@@ -95,96 +91,3 @@ class _NotReady(Resource):
     def render(self, request: Request) -> bytes:
         enote = "the server is starting or stopping; try again later"
         return render(request, CommandFailed(Ecode.STOPPING, enote))
-
-
-class BoundedRequest(Request):
-    """A request whose body is read no further than the site allows: the rest is thrown away."""
-
-    channel: Any
-    _read = 0
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """See ``twisted.web.http.Request``."""
-        self._read += len(data)
-        limit = self.channel.site.body_max
-        if self._read <= limit:
-            super().handleContentChunk(data)
-        elif self._read > 16 * limit:
-            self.channel.loseConnection()
-
-    def process(self) -> None:
-        """See ``twisted.web.http.Request``."""
-        limit = self.channel.site.body_max
-        if self._read > limit:
-            self.write(render(self, CommandFailed(Ecode.TOO_LARGE, f"the body is larger than {limit} bytes")))
-            self.finish()
-        else:
-            super().process()
-
-
-class Channel(HTTPChannel):
-    """An HTTP connection, counted by its address until it has shown a ticket or token.
-
-    :ivar stranger: the address it is counted under.
-    """
-
-    site: Any
-    stranger: str | None = None
-
-    def known(self) -> None:
-        """Count it no longer."""
-        if self.stranger is not None:
-            self.site.forget(self.stranger)
-            self.stranger = None
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See ``IProtocol``."""
-        self.known()
-        super().connectionLost(reason)
-
-
-class BoundedSite(Site):
-    """Our own site: bounded in the size of bodies, in idle time, and in connections from one address.
-
-    :ivar body_max: bytes.
-    """
-
-    requestFactory = BoundedRequest
-    protocol: Any = Channel
-
-    def __init__(
-        self, root: IResource, reactor: Any, body_max: int, strangers_max: int, proxies: tuple[Network, ...]
-    ) -> None:
-        """Take the root.
-
-        :param strangers_max: connections from one address that have not shown a ticket or token.
-        :param proxies: networks that are not counted: whoever comes through them has another address.
-        """
-        super().__init__(root, reactor=reactor, timeout=15)
-        self.body_max = body_max
-        self.displayTracebacks = False
-        self.noisy = False
-        self._strangers_max = strangers_max
-        self._proxies = proxies
-        self._strangers: Counter[str] = Counter()
-
-    def buildProtocol(self, addr: Any) -> Any:
-        """See ``IProtocolFactory``; None closes the connection."""
-        host: str | None = getattr(addr, "host", None)
-        if host is None or is_among(host, self._proxies):
-            return super().buildProtocol(addr)
-        if self._strangers[host] >= self._strangers_max:
-            return None
-        channel: Any = super().buildProtocol(addr)
-        channel.stranger = host
-        self._strangers[host] += 1
-        return channel
-
-    def forget(self, address: str) -> None:
-        """Note that one of the connections from ``address`` is counted no longer."""
-        self._strangers[address] -= 1
-        if not self._strangers[address]:
-            del self._strangers[address]
-
-    def log(self, request: Any) -> None:
-        """Write no access log: probes and logins of thousands of devices would drown the rest."""

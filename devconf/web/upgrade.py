@@ -90,6 +90,9 @@ def hand_over(request: Request, protocol: Any) -> None:
     """Give the connection of ``request`` to ``protocol``, and let the HTTP channel go."""
     channel = request.channel
     let_in(request)
+    left = getattr(channel, "left", None)
+    if left is not None:
+        left()
     transport: Any = channel.transport
     channel.transport = None
     # The channel is the transport's producer until now; the protocol is to be.

@@ -4,13 +4,14 @@
 #   make test   lint, types, all tests
 #   make soak   the simulation, SEEDS=100000 runs of it on all cores (tests/simulation/README.md)
 #   make bench  what commands and idle devices cost, against a bare relay (docs/benchmarks.md)
+#   make bench-storm  1 MiB to 10,000 devices, and 5,000 that come back at once (docs/benchmarks.md)
 #   make docs   docs/configuration.md anew, from devconf/config.py
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint soak bench docs clean
+.PHONY: run test lint soak bench bench-storm docs clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
@@ -28,6 +29,10 @@ soak: $(VENV)/.installed-for-tests
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks --json build/bench.json $(ARGS)
+
+bench-storm: $(VENV)/.installed
+	@$(BIN)/python -m benchmarks.storm fan --devices 10000 --deaf 1
+	@$(BIN)/python -m benchmarks.storm storm --devices 5000
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_configuration.py

@@ -98,7 +98,7 @@ def main() -> int:
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
     # Ended by a signal, it still stops the servers.
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, stopped_by)
     try:
         raise_file_limit(size.many + 500)
         args.folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,8 @@ def main() -> int:
     return 0
 
 
-def _exit(number: int, _frame: object) -> NoReturn:
+def stopped_by(number: int, _frame: object) -> NoReturn:
+    """End as a signal asks to, with all that was begun undone."""
     sys.exit(128 + number)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from attrs import frozen
 
+from benchmarks.fleet import Enrolled
 from benchmarks.load import Work, drive
 from benchmarks.process import PATIENCE, Failed, Process
 from benchmarks.side import PARAMS, Side
@@ -110,15 +110,6 @@ class _Requests:
         return number
 
 
-@frozen
-class _Box:
-    """A device that is enrolled."""
-
-    dev_refid: str
-    dev_unid: str
-    dev_key: str
-
-
 class Devconf(Side):
     """The server, as a process of its own; stopped and started again it knows what was enrolled before."""
 
@@ -130,7 +121,7 @@ class Devconf(Side):
         except SandboxFailed as error:
             raise Failed(str(error)) from None
         self.port = urlsplit(self._folder.url).port or 80
-        self._enrolled: list[_Box] = []
+        self.enrolled: list[Enrolled] = []
         self.start()
 
     def start(self) -> None:
@@ -180,11 +171,11 @@ class Devconf(Side):
     def connect_devices(self, count: int) -> None:
         """See :class:`Side`: ``count`` of those that are enrolled."""
         first = len(self.dev_unids)
-        boxes = self._enrolled[first : first + count]
+        boxes = self.enrolled[first : first + count]
         self.connect(boxes, self._ways_in, self._obey)
         self.dev_unids += [box.dev_unid for box in boxes]
 
-    def _ways_in(self, box: _Box) -> str:
+    def _ways_in(self, box: Enrolled) -> str:
         """Do what a device does before it connects (§1): login, register, ws_url."""
         with closing(self._http()) as http:
             account = self._ask(http, "POST", "login", user_type="dev", dev_refid=box.dev_refid, dev_key=box.dev_key)
@@ -205,11 +196,11 @@ class Devconf(Side):
 
     def enrol(self, count: int) -> None:
         """Enrol ``count`` devices more."""
-        first = len(self._enrolled)
+        first = len(self.enrolled)
         refids = [f"box-{number}" for number in range(first, first + count)]
         made = self._do("devices", [{"dev_refid": refid} for refid in refids])
-        self._enrolled += [
-            _Box(refid, each["dev_unid"], each["dev_key"]) for refid, each in zip(refids, made, strict=True)
+        self.enrolled += [
+            Enrolled(refid, each["dev_unid"], each["dev_key"]) for refid, each in zip(refids, made, strict=True)
         ]
 
     def post_tasks(self, devices: Sequence[Sequence[str]]) -> list[str]:

@@ -124,6 +124,15 @@ class Process:
             sizes[name] = int(size)
         return Memory(sizes["Rss:"], sizes["Pss:"], sizes["Private_Clean:"] + sizes["Private_Dirty:"])
 
+    def forget_peak(self) -> None:
+        """Let :meth:`peak` begin anew."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5", "ascii")
+
+    def peak(self) -> int:
+        """Return the most that was resident since :meth:`forget_peak`, in KB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text("ascii")
+        return int(status.partition("VmHWM:")[2].split()[0])
+
     def stop(self) -> None:
         """End it, and wait until it has ended."""
         self._process.terminate()

@@ -262,3 +262,25 @@ def test_idle_devices_are_compared_by_what_is_resident() -> None:
     figures = report.summary([growth], plan.RATIOS)
     assert figures[plan.IDLE_DEVICE]["ratio"]["median"] == 1.5
     assert "15.0 [15.0-15.0]      1.50 [1.50-1.50]        14.0        13.0          2,000" in report.table(figures)
+
+
+# -- large contents, and all devices at once
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (["fan", "--devices", "40", "--deaf", "1", "--size", "300000"], {"delivered": 39, "deaf": 1}),
+        (["storm", "--devices", "40"], {"behind": 40}),
+    ],
+)
+def test_storms(tmp_path: Path, what: list[str], told: dict[str, int]) -> None:
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.storm", *what, "--folder", tmp_path]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    result = json.loads(done.stdout)[what[0]]
+    assert result["devices"] == 40
+    assert told.items() <= result.items()
+    assert result["rss_peak_mb"] >= result["rss_before_mb"] > 0
+    assert result["others"] > 0

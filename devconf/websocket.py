@@ -114,10 +114,19 @@ class Peer(WebSocketServerProtocol):
         """Whether the peer cannot be heard or told anything now: it does not read, or is not read."""
         return self._paused or bool(self._held)
 
-    def send(self, payload: bytes) -> None:
-        """Send a text message; of a peer that does not read, keep it within the limits or drop the connection."""
-        if self._may_send:
-            self.sendMessage(payload)
+    def send(self, *parts: bytes) -> None:
+        """Send a text message; of a peer that does not read, keep it within the limits or drop the connection.
+
+        :param parts: what it consists of; of a large message they are not copied, and may be common to many.
+        """
+        if not self._may_send:
+            return
+        size = sum(map(len, parts))
+        if len(parts) == 1 or size <= PIECE:
+            self.sendMessage(b"".join(parts))
+        else:  # one frame of text, whose length has eight bytes
+            head = b"\x81\x7f" + size.to_bytes(8, "big") + parts[0]
+            self._put(head, *[memoryview(part) for part in parts[1:]])
 
     def close(self, code: int, reason: str) -> None:
         """Close with any ``code``; a peer that does not answer is dropped after a few seconds."""
@@ -167,21 +176,23 @@ class Peer(WebSocketServerProtocol):
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: ARG002
         """See :class:`autobahn.websocket.protocol.WebSocketProtocol`: each frame, whoever sends it."""
-        if not self._paused:
-            self._write(data)
-            return
+        self._put(data)
+
+    def _put(self, *frame: bytes | memoryview) -> None:
+        """Write a frame, or keep what of it cannot be written yet; what is not its beginning is a ``memoryview``."""
         behind = len(self._unread)
-        self._unread.append(data)
-        self._unread_bytes += len(data)
+        for data in frame:
+            if self._paused:
+                self._unread.append(data)
+                self._unread_bytes += len(data)
+            else:
+                self._write(data)
         limits = self.factory.limits
         # One message may always wait: it may be larger than all that is allowed.
         if behind >= limits.unread_messages or (behind and self._unread_bytes > limits.unread_bytes):
             self._does_not_read()
 
     def _write(self, data: bytes | memoryview) -> None:
-        if len(data) <= PIECE:
-            self.transport.write(bytes(data))
-            return
         rest = memoryview(data)
         while rest and not self._paused:
             self.transport.write(bytes(rest[:PIECE]))

@@ -194,3 +194,20 @@ def encode_response(echoed: dict[str, Any], payload: dict[str, Any]) -> bytes:
 def encode_request(req_id: str, command: str, params: Any) -> bytes:
     """Return a request to a device (§6); ``src_page`` repeats ``req_id`` for devices that echo only that."""
     return encode({"command": command, "req_id": req_id, "src_page": req_id, "params": params})
+
+
+def encode_parts(req_id: str, command: str, params: dict[str, Any]) -> list[bytes]:
+    """Return what :func:`encode_request` does, in parts.
+
+    :param params: a value that is bytes is JSON already; it is a part of its own, and not copied.
+    """
+    own = encode({"command": command, "req_id": req_id, "src_page": req_id})[:-1] + b',"params":{'
+    parts = []
+    for place, (name, value) in enumerate(params.items()):
+        own += (b"," if place else b"") + encode(name) + b":"
+        if isinstance(value, bytes):
+            parts += [own, value]
+            own = b""
+        else:
+            own += encode(value)
+    return [*parts, own + b"}}"]

@@ -68,8 +68,8 @@ class Client(OperatorProtocol):
         self.factory = server.service.operators
         self.frames: list[Any] = []
 
-    def send(self, payload: bytes) -> None:
-        self.frames.append(json.loads(payload))
+    def send(self, *parts: bytes) -> None:
+        self.frames.append(json.loads(b"".join(parts)))
 
 
 class Replay:

@@ -30,8 +30,8 @@ class Page(OperatorProtocol):
     def writable(self) -> bool:
         return self.reads
 
-    def send(self, payload: bytes) -> None:
-        self.frames.append(json.loads(payload))
+    def send(self, *parts: bytes) -> None:
+        self.frames.append(json.loads(b"".join(parts)))
 
     def ask(self, command: str, **params: Any) -> dict[str, Any]:
         method, _, resource = command.partition(" ")

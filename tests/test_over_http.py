@@ -118,8 +118,8 @@ class Box:
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
 
-    def send(self, payload: bytes) -> None:
-        self.told.append(json.loads(payload))
+    def send(self, *parts: bytes) -> None:
+        self.told.append(json.loads(b"".join(parts)))
 
     def close(self, code: int, reason: str) -> None:
         raise AssertionError(f"closed: {code} {reason}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import msgspec
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -167,8 +166,13 @@ class Delivery:
         lane.scan = OrderKey(link.dev_unid, "", "")
         self._reader.feed(lane)
 
+    def drained(self, link: Link) -> None:
+        """See :class:`IDelivery`."""
+        self._reader.bulk.done(link)
+
     def disconnected(self, link: Link) -> None:
         """See :class:`IDelivery`."""
+        self._reader.bulk.done(link)
         lane = self._lanes.get(link.dev_unid)
         if lane is not None:
             lane.lost()
@@ -211,7 +215,7 @@ class Delivery:
             if slot.phase is Phase.SILENT and slot.retry_at <= now and lane.link is not None:
                 slot.phase = Phase.IDLE
                 lane.queue[slot.key] = None
-            for watch in slot.watches:
+            for watch in slot.watches if lane.runs(slot) else ():
                 if watch.expire(slot.key, now, self._timeout, lane.heard_at, lane.link is not None):
                     watch.finish()
         soonest = lane.soonest(self._timeout)
@@ -222,20 +226,24 @@ class Delivery:
 
     # -- sending what is due
 
-    def _send(self, lane: Lane, order: Order) -> None:
-        slot = lane.slots.get(order.key)
-        if lane.link is None or (slot is not None and not slot.may_send(self._clock.seconds())):
-            return
-        if not lane.room() or (order.conf is not None and order.conf not in self._reader.contents):
+    def _send(self, lane: Lane, order: Order) -> bool:
+        """Send ``order`` if it can be sent; returns False if it is large, and its turn has yet to come."""
+        slot, link = lane.slots.get(order.key), lane.link
+        if link is None or (slot is not None and not slot.may_send(self._clock.seconds())):
+            return True
+        room = link.room() if order.key in lane.lined else lane.room()
+        if room <= 0 or (order.conf is not None and order.conf not in self._reader.contents):
             lane.queue[order.key] = None
-            return
-        slot = lane.slot(order.key)
+            return True
         params: dict[str, Any] = order.params
         if order.conf is not None:
-            params = {**params, "store_conf": msgspec.Raw(self._reader.contents[order.conf])}
+            params = {**params, "store_conf": self._reader.contents[order.conf]}
         req_id = self._hub.next_req_id()
-        payload = wire.encode_request(req_id, f"{_COMMANDS[order.kind]} {_TASKS}", params)
-        timeout = self._timeout + len(payload) / 65536
+        parts = wire.encode_parts(req_id, f"{_COMMANDS[order.kind]} {_TASKS}", params)
+        if not self._reader.bulk.admits(order.key, parts):
+            return False
+        slot = lane.slot(order.key)
+        timeout = self._timeout + sum(map(len, parts)) / 65536
         slot.phase = Phase.SENT
         slot.dirty = False
         deadline = self._clock.seconds() + timeout
@@ -243,13 +251,14 @@ class Delivery:
             watch.sent(order.key, order.rev, deadline)
         if slot.watches:
             lane.arm(deadline)
-        link = lane.link
-        link.request(req_id, payload, timeout).addCallbacks(
+        link.request(req_id, parts, timeout).addCallbacks(
             self._answered,
             self._unanswered,
             callbackArgs=(lane, slot, order, link),
             errbackArgs=(lane, slot, order, link, req_id),
         )
+        self._reader.bulk.sent(link, parts)
+        return True
 
     # -- what comes back
 

@@ -45,6 +45,9 @@ class IDelivery(Interface):
     def has_room(link: Link) -> None:
         """It may be sent more."""
 
+    def drained(link: Link) -> None:
+        """It has read what was sent."""
+
     def answered_late(link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
         """An ``order`` that was remembered by the link has been answered."""
 
@@ -205,6 +208,10 @@ class Hub:
     def has_room(self, link: Link) -> None:
         """See :class:`IHub`."""
         self.delivery.has_room(link)
+
+    def drained(self, link: Link) -> None:
+        """See :class:`IHub`."""
+        self.delivery.drained(link)
 
     def answered_late(self, link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
         """See :class:`IHub`."""

@@ -12,6 +12,9 @@ from devconf.devices.link import Link
 from devconf.devices.watch import Watch
 from devconf.model import OrderKey
 
+#: Seconds until it is looked again whether a device's time runs.
+LOOK_AGAIN = 5.0
+
 
 class Phase(Enum):
     """Where an order is on its way."""
@@ -73,9 +76,10 @@ class Lane:
 
     :ivar link: its live connection.
     :ivar queue: what may be due, in the order in which it became so.
+    :ivar lined: large messages of it that wait for their turn among those of all devices.
     :ivar scan: how far what is due has been read from the store (catching up); None: all of it has been.
     :ivar reading: what is due of it is being read.
-    :ivar heard_at: when it last answered.
+    :ivar heard_at: when it last answered, or its turn came.
     """
 
     dev_unid: str
@@ -84,6 +88,7 @@ class Lane:
     link: Link | None
     slots: dict[OrderKey, Slot] = field(factory=dict, init=False)
     queue: dict[OrderKey, None] = field(factory=dict, init=False)
+    lined: set[OrderKey] = field(factory=set, init=False)
     scan: OrderKey | None = field(default=None, init=False)
     reading: bool = field(default=False, init=False)
     heard_at: float = field(default=0.0, init=False)
@@ -97,12 +102,12 @@ class Lane:
         return slot
 
     def room(self) -> int:
-        """Return how many messages may be sent now."""
-        return 0 if self.link is None else self.link.room()
+        """Return how many messages may be made now; those that wait for their turn are as good as made."""
+        return 0 if self.link is None else self.link.room() - len(self.lined)
 
     def wants(self) -> bool:
         """Tell whether there is something to read, and room for it."""
-        return bool((self.queue or self.scan is not None) and self.room())
+        return bool((self.queue or self.scan is not None) and self.room() > 0)
 
     def take(self, most: int) -> list[OrderKey]:
         """Take from the queue up to ``most`` orders that may be sent; what may not is dropped from it.
@@ -123,6 +128,7 @@ class Lane:
         """Note that the connection is gone: what was sent is simply behind."""
         self.link = None
         self.queue.clear()
+        self.lined.clear()
         self.scan = None
         for slot in self.slots.values():
             if slot.phase in (Phase.SENT, Phase.SILENT):
@@ -137,7 +143,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Nothing is under way."""
-        return not (self.slots or self.queue or self.reading) and self.scan is None
+        return not (self.slots or self.queue or self.lined or self.reading) and self.scan is None
 
     # -- one timer, for the soonest of its deadlines and retries
 
@@ -171,5 +177,12 @@ class Lane:
             for watch in slot.watches:
                 deadline = watch.deadline(slot.key, timeout, self.heard_at)
                 if deadline is not None:
-                    times.append(deadline)
+                    times.append(deadline if self.runs(slot) else max(deadline, self._clock.seconds() + LOOK_AGAIN))
         return min(times, default=None)
+
+    def runs(self, slot: Slot) -> bool:
+        """Tell whether the device's time for ``slot`` runs; not while the server has still to do something for it."""
+        if slot.phase is Phase.SENT:
+            return True
+        # It has answered, or waits for its turn, or for being read.
+        return slot.phase is not Phase.WRITING and slot.key not in self.lined and not (self.reading or self.wants())

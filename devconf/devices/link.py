@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import define, field
@@ -27,8 +28,8 @@ class IDeviceTransport(Interface):
 
     writable: bool = Attribute("Whether the device reads what is sent.")
 
-    def send(payload: bytes) -> None:
-        """Hand a message to the socket."""
+    def send(*parts: bytes) -> None:
+        """Hand a message to the socket, in parts that may be common to many messages."""
 
     def close(code: int, reason: str) -> None:
         """Close the connection; messages that still come are not passed on."""
@@ -45,6 +46,9 @@ class IHub(Interface):
 
     def has_room(link: Link) -> None:
         """The device may be sent more."""
+
+    def drained(link: Link) -> None:
+        """The device has read what was sent."""
 
     def answered_late(link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
         """An ``order`` that was remembered (:meth:`Link.remember`) has been answered."""
@@ -102,15 +106,16 @@ class Link:
         window = self.hub.window if self.echoes else 1
         return max(0, window - len(self.pending))
 
-    def request(self, req_id: str, payload: bytes, timeout: float) -> Deferred[wire.DeviceAnswer]:
+    def request(self, req_id: str, parts: Sequence[bytes], timeout: float) -> Deferred[wire.DeviceAnswer]:
         """Send a request.
 
+        :param parts: what the message consists of.
         :param timeout: seconds, from now.
         :returns: fires with the answer; fails with ``NoAnswer`` or ``ConnectionGone``.
         """
         answer = self.pending.expect(req_id, timeout)
         failpoints.reach("before send")
-        self.transport.send(payload)
+        self.transport.send(*parts)
         return answer
 
     def call(self, command: str, params: Any, timeout: float) -> Deferred[wire.DeviceAnswer]:
@@ -133,7 +138,7 @@ class Link:
     def _send_call(self, call: _Call) -> None:
         if call.timer is not None:
             call.timer.cancel()
-        answer = self.request(call.req_id, call.payload, call.deadline - self.hub.clock.seconds())
+        answer = self.request(call.req_id, [call.payload], call.deadline - self.hub.clock.seconds())
         answer.addErrback(self._unanswered).chainDeferred(call.answer)
 
     def _unanswered(self, failure: Failure) -> Failure:
@@ -160,6 +165,7 @@ class Link:
 
     def drained(self) -> None:
         """The device has read what was sent."""
+        self.hub.drained(self)
         self._freed()
 
     def received(self, payload: bytes) -> bool:

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from devconf.devices.bulk import Bulk
 from devconf.devices.contents import Contents
 from devconf.devices.lane import Lane
 from devconf.model import OrderKey
@@ -26,7 +27,7 @@ class Reader:
     """Reads what is due of lanes that have room for it.
 
     :ivar _lanes: by device; shared with the delivery.
-    :ivar _send: given each order that is due.
+    :ivar _send: given each order that is due; returns False if it is large, and its turn has yet to come.
     :ivar _served: given each lane that has been served.
     :ivar contents: the storage configurations that orders refer to, encoded.
     """
@@ -36,13 +37,17 @@ class Reader:
     _clock: IReactorTime
     _store: Store
     _lanes: dict[str, Lane]
-    _send: Callable[[Lane, Order], None]
+    _send: Callable[[Lane, Order], bool]
     _served: Callable[[Lane], None]
     contents: Contents = field(factory=Contents, init=False)
+    bulk: Bulk = field(init=False)
     _hungry: dict[Lane, None] = field(factory=dict, init=False)
     _reading: bool = field(default=False, init=False)
     _again_call: IDelayedCall | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.bulk = Bulk(self._clock, self._read)
 
     def feed(self, lane: Lane) -> None:
         """Read what is due of ``lane``, if it has room, in its turn."""
@@ -58,13 +63,15 @@ class Reader:
         """Read nothing more."""
         self._stopped = True
         self._hungry.clear()
+        self.bulk.stop()
         if self._again_call is not None and self._again_call.active():
             self._again_call.cancel()
 
     def _read(self) -> None:
-        if self._reading or not self._hungry:
+        if self._reading:
             return
-        keys: list[OrderKey] = []
+        called = self._called()
+        keys = [*called]
         scans: list[tuple[OrderKey, int]] = []
         served: list[Lane] = []
         while self._hungry and len(served) < LANES_PER_READ:
@@ -79,14 +86,43 @@ class Reader:
             keys += mine
             if lane.scan is not None and len(mine) < room:
                 scans.append((lane.scan, room - len(mine)))
-        if served:
+        if served or called:
             self._reading = True
             self._store.run(outbox.read, keys, scans, list(self.contents)).addCallbacks(
-                self._due, self._cannot_read, callbackArgs=(served, keys, scans), errbackArgs=(served, keys)
+                self._due, self._cannot_read, callbackArgs=(served, called, keys, scans), errbackArgs=(served, keys)
             )
 
+    def _called(self) -> list[OrderKey]:
+        """Return the large orders whose turn has come, and that can be sent."""
+        called = []
+        for key in self.bulk.call():
+            lane = self._lanes.get(key.dev_unid)
+            slot = lane.slots.get(key) if lane is not None else None
+            if lane is None or lane.link is None or not lane.link.room():
+                self._leave(key)
+                if lane is not None and lane.link is not None:
+                    lane.queue[key] = None
+            elif slot is None or slot.may_send(self._clock.seconds()):
+                called.append(key)
+            else:
+                self._leave(key)
+        return called
+
+    def _leave(self, key: OrderKey) -> None:
+        """Note that ``key`` waits for its turn no longer; what waits for it waits from now on."""
+        self.bulk.leave(key)
+        lane = self._lanes.get(key.dev_unid)
+        if lane is not None and key in lane.lined:
+            lane.lined.remove(key)
+            lane.heard_at = self._clock.seconds()
+
     def _due(
-        self, due: outbox.Due, served: list[Lane], keys: list[OrderKey], scans: list[tuple[OrderKey, int]]
+        self,
+        due: outbox.Due,
+        served: list[Lane],
+        called: list[OrderKey],
+        keys: list[OrderKey],
+        scans: list[tuple[OrderKey, int]],
     ) -> None:
         self._reading = False
         for conf, encoded in due.contents.items():
@@ -96,10 +132,23 @@ class Reader:
             # One that connected anew meanwhile begins at the beginning.
             if lane is not None and lane.scan == after:
                 lane.scan = position
-        for order in due.orders:
+        waiting = set()
+        # Those whose turn it is first: another must not take the room that they were called for.
+        for order in sorted(due.orders, key=lambda order: order.key not in called):
             lane = self._lanes.get(order.key.dev_unid)
-            if lane is not None and not self._stopped:
-                self._send(lane, order)
+            if lane is None or self._stopped:
+                continue
+            if self._send(lane, order):
+                self._leave(order.key)
+            else:
+                self.bulk.wait(order.key)
+                lane.lined.add(order.key)
+                waiting.add(order.key)
+        for key in called:
+            if key not in waiting:
+                self._leave(key)
+            if (lane := self._lanes.get(key.dev_unid)) is not None and lane not in served:
+                served.append(lane)
         self._nothing_due(set(keys) - {order.key for order in due.orders})
         for lane in served:
             lane.reading = False
@@ -120,7 +169,7 @@ class Reader:
         for lane in served:
             lane.reading = False
         for key in keys:
-            if (concerned := self._lanes.get(key.dev_unid)) is not None:
+            if (concerned := self._lanes.get(key.dev_unid)) is not None and key not in concerned.lined:
                 concerned.queue[key] = None
         if not self._stopped and self._again_call is None:
             self._again_call = self._clock.callLater(READ_AGAIN, self._again)
@@ -129,3 +178,4 @@ class Reader:
         self._again_call = None
         for lane in list(self._lanes.values()):
             self.feed(lane)
+        self._read()

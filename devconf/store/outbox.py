@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from attrs import frozen
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, select, tuple_
+from sqlalchemy import Connection, Row, Text, and_, bindparam, case, func, select, tuple_, type_coerce
 
 from devconf import wire
 from devconf.model import OrderKey
@@ -19,13 +19,16 @@ from devconf.store.tables import commands, orders, store_confs, subtasks, tasks
 #: A storage configuration at one of its revisions, as messages carry it.
 ConfKey = tuple[str, int]
 
+#: Bytes of contents after which one read brings no more of them.
+CONTENTS = 16 * 1024 * 1024
+
 
 @frozen
 class Order:
     """A message to be sent.
 
     :ivar kind: ``add``, ``modify`` or ``delete`` (§6).
-    :ivar params: of the message, but for ``store_conf``.
+    :ivar params: of the message, but for ``store_conf``; those that are bytes are JSON already.
     :ivar conf: the storage configuration that goes with it; its content is apart, since many orders share it.
     """
 
@@ -44,15 +47,22 @@ _wanted = (
         tasks.c.name,
         tasks.c.store_conf_unid,
         store_confs.c.rev.label("store_conf_rev"),
-        # A picture task is to have what its running command plans; settle decides whether it stays.
-        func.coalesce(_planned.c.algo_comb, tasks.c.algo_comb, type_=tasks.c.algo_comb.type).label("algo_comb"),
-        subtasks.c.vchan,
+        type_coerce(subtasks.c.vchan, Text).label("vchan"),
     )
     .select_from(orders)
     .outerjoin(tasks, tasks.c.task_id == orders.c.task_id)
     .outerjoin(subtasks, subtasks.c.subtask_id == orders.c.subtask_id)
     .outerjoin(store_confs, store_confs.c.unid == tasks.c.store_conf_unid)
-    .outerjoin(_planned, and_(_planned.c.task_id == orders.c.task_id, _planned.c.settled_at.is_(None)))
+)
+# Read once for all orders of a task, and as it is stored: it may be large, and the task on thousands of devices.
+_algo_combs = (
+    select(
+        tasks.c.task_id,
+        # A picture task is to have what its running command plans; settle decides whether it stays.
+        type_coerce(func.coalesce(_planned.c.algo_comb, tasks.c.algo_comb), Text).label("algo_comb"),
+    )
+    .outerjoin(_planned, and_(_planned.c.task_id == tasks.c.task_id, _planned.c.settled_at.is_(None)))
+    .where(tasks.c.task_id.in_(bindparam("task_ids", expanding=True)))
 )
 _named = _wanted.where(behind, tuple_(*KEY).in_(bindparam("keys", expanding=True)))
 # A task comes after its subtasks, so that it is deleted after them (§6).
@@ -88,6 +98,7 @@ def read(
 
     :param scans: (after, limit): the next ``limit`` orders of the device that follow ``after``.
     :param known: contents that the caller has.
+    :returns: contents pass :data:`CONTENTS` bytes by one at most; what is missing has to be read again.
     """
     rows: list[Any] = []
     positions: list[OrderKey | None] = []
@@ -98,12 +109,23 @@ def read(
         scanned = connection.execute(_scanned, place).all()
         positions.append(key_of(scanned[-1]) if len(scanned) == limit else None)
         rows += scanned
-    found = [_order(row) for row in rows]
-    needed = {order.conf for order in found if order.conf is not None} - set(known)
-    return Due(found, positions, contents(connection, needed))
+    algo_combs = _read_algo_combs(connection, [row for row in rows if row.algo_rev > row.applied_rev])
+    found = [_order(row, algo_combs) for row in rows]
+    needed = {order.conf: None for order in found if order.conf is not None and order.conf not in known}
+    return Due(found, positions, contents(connection, needed, CONTENTS))
 
 
-def _order(row: Row[Any]) -> Order:
+def _read_algo_combs(connection: Connection, rows: Iterable[Row[Any]]) -> dict[str, bytes | None]:
+    """Return the ``algo_comb`` of the tasks of ``rows``, as JSON."""
+    task_ids = list({row.task_id for row in rows})
+    found: dict[str, bytes | None] = {}
+    for start in range(0, len(task_ids), 500):
+        for task_id, text in connection.execute(_algo_combs, {"task_ids": task_ids[start : start + 500]}):
+            found[task_id] = None if text is None else text.encode()
+    return found
+
+
+def _order(row: Row[Any], algo_combs: dict[str, bytes | None]) -> Order:
     key = key_of(row)
     params: dict[str, Any] = {"task_id": key.task_id}
     if key.subtask_id:
@@ -113,11 +135,11 @@ def _order(row: Row[Any]) -> Order:
         return Order(key, "delete", row.wanted_rev, params, None)
     conf = None if row.store_conf_unid is None else (row.store_conf_unid, row.store_conf_rev)
     if row.applied_rev == 0:
-        return Order(key, "add", row.wanted_rev, params | _whole(row), conf)
+        return Order(key, "add", row.wanted_rev, params | _whole(row, algo_combs), conf)
     if row.name_rev > row.applied_rev:
         params["name"] = row.name
     if row.algo_rev > row.applied_rev:
-        params["algo_comb"] = row.algo_comb
+        params["algo_comb"] = algo_combs[key.task_id]
     if row.conf_rev <= row.applied_rev:
         conf = None
     elif conf is None:
@@ -125,22 +147,29 @@ def _order(row: Row[Any]) -> Order:
     return Order(key, "modify", row.wanted_rev, params, conf)
 
 
-def _whole(row: Row[Any]) -> dict[str, Any]:
-    whole = {"task_type": row.task_type, "name": row.name}
-    if row.algo_comb is not None:
-        whole["algo_comb"] = row.algo_comb
+def _whole(row: Row[Any], algo_combs: dict[str, bytes | None]) -> dict[str, Any]:
+    whole: dict[str, Any] = {"task_type": row.task_type, "name": row.name}
+    algo_comb = algo_combs[row.task_id]
+    if algo_comb is not None:
+        whole["algo_comb"] = algo_comb
     if row.vchan is not None:
-        whole["vchan"] = row.vchan
+        whole["vchan"] = row.vchan.encode()
     return whole
 
 
 _content = select(store_confs).where(store_confs.c.unid == bindparam("unid"), store_confs.c.rev == bindparam("rev"))
 
 
-def contents(connection: Connection, confs: Iterable[ConfKey]) -> dict[ConfKey, bytes]:
-    """Return the storage configurations ``confs`` as JSON, as a message carries them (§6); those of this rev only."""
-    found = {}
-    for unid, rev in set(confs):
+def contents(connection: Connection, confs: Iterable[ConfKey], most: int) -> dict[ConfKey, bytes]:
+    """Return the storage configurations ``confs`` as JSON, as a message carries them (§6); those of this rev only.
+
+    :param most: bytes after which no more are read.
+    """
+    found: dict[ConfKey, bytes] = {}
+    size = 0
+    for unid, rev in confs:
+        if size > most:
+            break
         row = connection.execute(_content, {"unid": unid, "rev": rev}).one_or_none()
         if row is not None:
             found[(unid, rev)] = wire.encode(
@@ -151,6 +180,7 @@ def contents(connection: Connection, confs: Iterable[ConfKey]) -> dict[ConfKey, 
                     "file_b64": b64encode(row.content).decode(),
                 }
             )
+            size += len(found[(unid, rev)])
     return found
 
 
@@ -182,6 +212,7 @@ def holds(
     page: list[Any] = []
     total = 0
     rows = list(connection.execute(_holds, {"dev_unid": dev_unid, **place, "limit": limit + 1}))
+    algo_combs = _read_algo_combs(connection, rows)
     for row in rows[:limit]:
         if total > size:
             break
@@ -190,9 +221,13 @@ def holds(
             params["subtask_id"] = row.subtask_id
         # A change that it refused and that was undone: what it has is older than what it last answered.
         in_step = row.wanted_rev == row.acked_rev and row.ecode == 0
-        params |= {"rev": row.applied_rev if in_step else row.wanted_rev, **_whole(row)}
+        whole = {
+            name: msgspec.Raw(value) if isinstance(value, bytes) else value
+            for name, value in _whole(row, algo_combs).items()
+        }
+        params |= {"rev": row.applied_rev if in_step else row.wanted_rev, **whole}
         if row.store_conf_unid is not None:
-            conf = contents(connection, [(row.store_conf_unid, row.store_conf_rev)])
+            conf = contents(connection, [(row.store_conf_unid, row.store_conf_rev)], 0)
             encoded = conf[(row.store_conf_unid, row.store_conf_rev)]
             params["store_conf"] = msgspec.Raw(encoded)
             total += len(encoded)

@@ -45,9 +45,9 @@ class MemoryDevice:
 
     # -- IDeviceTransport
 
-    def send(self, payload: bytes) -> None:
+    def send(self, *parts: bytes) -> None:
         """See :class:`IDeviceTransport`."""
-        message = json.loads(payload)
+        message = json.loads(b"".join(parts))
         if "params" in message:
             self.inbox.append(message)
             self.heard.append(message)

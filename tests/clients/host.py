@@ -85,6 +85,6 @@ class Host:
         assert link is not None
         req_id = self.service.hub.next_req_id()
         payload = wire.encode_request(req_id, f"{method} {wire.PREFIX}tasks", params)
-        answer = await link.request(req_id, payload, 20.0)
+        answer = await link.request(req_id, [payload], 20.0)
         assert answer.message.pop("req_id") == req_id
         return answer.message

@@ -181,8 +181,8 @@ def _one_part_only(stack: ExitStack) -> None:
     """Of several parts that have changed, *modify* carries the first."""
     whole = outbox._order
 
-    def first(row: Any) -> Any:
-        order = whole(row)
+    def first(row: Any, algo_combs: Any) -> Any:
+        order = whole(row, algo_combs)
         changed = [part for part in ("name", "algo_comb") if part in order.params]
         if order.kind != "modify" or not changed:
             return order

@@ -1,0 +1,284 @@
+"""A large content to many devices: as many at a time as there is room for, and nobody is left out (§6)."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from devconf.devices import bulk
+from devconf.devices.bulk import HANDED, LARGE, WITHIN, Bulk
+from devconf.devices.link import IDeviceTransport
+from devconf.model import Identity, OrderKey, Role
+from devconf.testing import MemoryDevice, MemoryServer
+from tests.delivering import configure, online, pic_task
+
+SIZE = 2 * LARGE
+#: Messages for which there is room at a time.
+AT_ONCE = 3
+
+
+@implementer(IDeviceTransport)
+@define(eq=False)
+class Slow:
+    """The socket of a device that takes a large message when it is told to.
+
+    :ivar unread: devices that have been sent one and have not read it, the first one first.
+    """
+
+    device: MemoryDevice
+    unread: list[MemoryDevice]
+    writable: bool = True
+
+    def send(self, *parts: bytes) -> None:
+        self.device.send(*parts)
+        if sum(map(len, parts)) > LARGE:
+            self.writable = False
+            self.unread.append(self.device)
+
+    def close(self, code: int, reason: str) -> None:
+        self.device.close(code, reason)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for three messages that have the same content."""
+    content = SIZE * 4 // 3 + 100
+    monkeypatch.setattr(bulk, "ROOM", content + AT_ONCE * (HANDED + 400))
+
+
+class Fleet:
+    """Devices that have a task with a storage configuration."""
+
+    def __init__(self, server: MemoryServer, count: int) -> None:
+        self.server = server
+        self.unread: list[MemoryDevice] = []
+        self.devices = [server.enrol(f"box-{number}") for number in range(count)]
+        self.connect(*self.devices)
+        self.task_id = pic_task(server, *self.devices)
+        self.unid = server.ask("post store_confs", _conf(b"old"))["unid"]
+        response = server.call("put tasks", {"task_id": self.task_id, "store_conf_unid": self.unid})
+        for device in self.devices:
+            device.obey()
+        assert server.result(response)["ecode"] == 0
+
+    def connect(self, *devices: MemoryDevice) -> None:
+        for device in devices:
+            identity = Identity(device.dev_unid, device.dev_refid, Role.DEVICE)
+            device.link = self.server.service.hub.opened(identity, "127.0.0.1", Slow(device, self.unread))
+        self.server.run()
+
+    def lose(self, device: MemoryDevice) -> None:
+        if device in self.unread:
+            self.unread.remove(device)
+        device.lose()
+
+    def replace(self, letter: bytes = b"n") -> Deferred[dict[str, Any]]:
+        response = self.server.call("put store_confs", {**_conf(letter * SIZE), "unid": self.unid})
+        self.server.run()
+        return response
+
+    def read(self, number: int = 0) -> None:
+        """Let a device read what it was sent, and answer; by default the first of those that were."""
+        device = self.unread.pop(number)
+        assert device.link is not None
+        device.link.transport.writable = True
+        device.link.drained()
+        device.obey()
+        self.server.run()
+
+    def pending(self) -> int:
+        return sum(item["pending"] for item in self.server.ask("get devices")["devices"])
+
+
+def _conf(data: bytes) -> dict[str, Any]:
+    return {"name": "disks", "file_ext": "txt", "file_b64": b64encode(data).decode()}
+
+
+MakeFleet = Callable[[int], Fleet]
+
+
+@pytest.fixture
+def fleet(server: MemoryServer, room: None) -> MakeFleet:
+    return lambda count: Fleet(server, count)
+
+
+def test_as_many_at_a_time_as_there_is_room_for(server: MemoryServer, fleet: MakeFleet) -> None:
+    """Who is not sent it yet is waited for, however long the others take."""
+    boxes = fleet(10)
+    response = boxes.replace()
+    for left in range(10, 0, -1):
+        server.advance(3)  # three of them are almost what each has for its answer
+        assert len(boxes.unread) == min(left, AT_ONCE)
+        boxes.read()
+    answer = server.result(response)
+    assert (answer["ecode"], answer["total"], answer["delivered"], answer["devices"]) == (0, 10, 10, [])
+    assert [len(device.heard) for device in boxes.devices] == [3] * 10
+
+
+def test_its_time_begins_when_it_is_sent(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(4)
+    response = boxes.replace()
+    server.advance(9)
+    for _ in range(3):
+        boxes.read()
+    server.advance(9)
+    assert len(boxes.unread) == 1
+    server.advance(3)  # 10 s, and 1 s for each 64 KiB of the message
+    assert not response.called
+    server.advance(1)
+    answer = server.result(response)
+    assert (answer["ecode"], answer["delivered"]) == (1005040001, 3)
+
+
+def test_others_go_on_meanwhile(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(6)
+    boxes.replace()
+    other = online(server, "other")
+    task_id = pic_task(server, other)
+    small = configure(server, task_id)
+    other.obey()
+    assert server.result(small)["ecode"] == 0
+    # One that waits for the large one can be sent something small, too.
+    waits = next(device for device in boxes.devices if device not in boxes.unread)
+    call = server.call("post devices/call", {"dev_unid": waits.dev_unid, "command": "get /wsapi/v1/ops"})
+    waits.obey()
+    assert server.result(call)["ecode"] == 0
+    assert len(boxes.unread) == AT_ONCE
+
+
+def test_who_does_not_read_holds_others_up_for_a_while_only(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(5)
+    response = boxes.replace()
+    server.advance(WITHIN - 1)
+    assert len(boxes.unread) == AT_ONCE
+    server.advance(1)
+    assert len(boxes.unread) == 5
+    boxes.read(3)
+    boxes.read(3)
+    assert server.result(response)["delivered"] == 2
+
+
+def test_who_is_lost_makes_room(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(5)
+    response = boxes.replace()
+    boxes.lose(boxes.unread[1])
+    for left in (4, 3, 2, 1):
+        assert len(boxes.unread) == min(left, AT_ONCE)
+        boxes.read()
+    server.advance(13)
+    answer = server.result(response)
+    assert (answer["ecode"], answer["delivered"]) == (1005030001, 4)
+
+
+def test_who_is_lost_while_it_waits_gets_it_when_it_returns(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(4)
+    response = boxes.replace()
+    [waits] = [device for device in boxes.devices if device not in boxes.unread]
+    boxes.lose(waits)
+    for _ in range(3):
+        boxes.read()
+    server.advance(13)
+    assert server.result(response)["delivered"] == 3
+    assert boxes.pending() == 1
+    boxes.connect(waits)
+    boxes.read()
+    assert boxes.pending() == 0
+    assert server.service.delivery._lanes == {}
+
+
+def test_what_is_replaced_while_it_waits_is_sent_as_it_is_then(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes = fleet(5)
+    response = boxes.replace(b"1")
+    # The command holds the lock of the configuration; what is forced does not wait for it.
+    waits = next(device for device in boxes.devices if device not in boxes.unread)
+    forced = server.call("delete tasks", {"task_id": boxes.task_id, "force": True})
+    assert server.result(forced)["ecode"] == 0
+    assert [message["command"].split()[0] for message in waits.inbox] == ["delete"]
+    for _ in range(3):
+        boxes.read()
+    server.advance(WITHIN)
+    assert boxes.unread == []
+    for device in boxes.devices:
+        device.obey()
+    server.run()
+    assert [device.held for device in boxes.devices] == [{}] * 5
+    server.result(response)
+
+
+def test_the_whole_fleet_comes_back(server: MemoryServer, fleet: MakeFleet) -> None:
+    """Catching up is bounded as a command is."""
+    boxes = fleet(8)
+    for device in boxes.devices:
+        device.lose()
+    assert server.result(boxes.replace())["delivered"] == 0
+    boxes.connect(*boxes.devices)
+    for left in range(8, 0, -1):
+        assert len(boxes.unread) == min(left, AT_ONCE)
+        boxes.read()
+    assert boxes.pending() == 0
+    assert server.service.delivery._lanes == {}
+
+
+# -- what is counted
+
+
+@define(eq=False)
+class Socket:
+    writable: bool = False
+
+
+@define(eq=False)
+class Linked:
+    transport: Any
+
+
+def key(number: int) -> OrderKey:
+    return OrderKey(f"device {number}", "task", "")
+
+
+def test_what_is_common_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[None] = []
+    content, other = b"x" * 1_000_000, b"y" * 1_000_000
+    monkeypatch.setattr(bulk, "ROOM", 1_000_000 + 2 * (HANDED + 1))
+    clock = Clock()
+    counted = Bulk(clock, lambda: freed.append(None))
+    first, second = Linked(Socket()), Linked(Socket())
+    assert counted.admits(key(1), [b"1", content])
+    counted.sent(first, [b"1", content])  # type: ignore[arg-type]
+    assert not counted.admits(key(2), [b"2", other])
+    assert counted.admits(key(2), [b"2", content])
+    counted.sent(second, [b"2", content])  # type: ignore[arg-type]
+    assert not counted.admits(key(3), [b"3", content])
+    assert counted.admits(key(3), [b"3", b"x" * (LARGE - 1)])
+    counted.done(first)  # type: ignore[arg-type]
+    counted.done(first)  # type: ignore[arg-type]
+    assert freed == [None]
+    assert counted.admits(key(3), [b"3", content])
+    assert not counted.admits(key(3), [b"3", other])
+    counted.done(second)  # type: ignore[arg-type]
+    assert counted.admits(key(3), [b"3", other])
+    counted.stop()
+    assert clock.getDelayedCalls() == []
+
+
+def test_one_that_is_too_large_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "ROOM", 1000)
+    counted = Bulk(Clock(), lambda: None)
+    link = Linked(Socket())
+    counted.wait(key(1))
+    counted.wait(key(2))
+    assert counted.call() == [key(1)]
+    assert counted.admits(key(1), [b"x" * SIZE])
+    counted.leave(key(1))
+    counted.sent(link, [b"x" * SIZE])  # type: ignore[arg-type]
+    assert counted.call() == []
+    counted.done(link)  # type: ignore[arg-type]
+    assert counted.call() == [key(2)]
+    counted.stop()

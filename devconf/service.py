@@ -22,6 +22,7 @@ from twisted.python.threadpool import ThreadPool
 from devconf import sessions as close_codes
 from devconf.auth import Auth
 from devconf.clock import Now, Random
+from devconf.commands.arrivals import Arrivals
 from devconf.commands.calls import CallCommands
 from devconf.commands.devices import DeviceCommands
 from devconf.commands.history import HistoryCommands
@@ -128,8 +129,9 @@ class DevconfService(MultiService):
         self.hub = Hub(clock, seams.now, seams.random, self.store, self.events, limits.outstanding_per_device)
         self.delivery = Delivery(clock, seams.now, seams.random, self.store, self.hub, config.device_timeout)
         self.locks = Locks(clock, limits.waiting_per_lock)
+        self.arrivals = Arrivals(clock, self.store, self.hub, self.events)
         self.machine = Machine(
-            clock, seams.now, seams.random, self.store, self.events, self.hub, self.delivery, self.locks
+            clock, seams.now, seams.random, self.store, self.events, self.hub, self.delivery, self.locks, self.arrivals
         )
         self.registry = Registry(seams.random, Keys(self.store, seams.now), config.tolerated_params)
         for subject in (
@@ -293,6 +295,7 @@ class DevconfService(MultiService):
     async def _drain(self) -> None:
         """Take no more requests, and let those that run get their answers."""
         self.registry.stop()
+        self.arrivals.stop()
         self.locks.stop()
         # Of a store that has failed no answer is to be had.
         if self._failure is None:

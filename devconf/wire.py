@@ -144,7 +144,7 @@ def convert(value: Any, kind: type[T], path: str, *, text: bool = False) -> T:
     """Return ``value`` as a ``kind``, checked strictly.
 
     :param path: the JSON path of ``value`` in the message, for the ``enote``.
-    :param text: read integers and booleans from text (the query of the HTTP mirror, §5).
+    :param text: read numbers and booleans from text (the query of the HTTP mirror, §5).
     :raises CommandFailed: ``BAD_FIELD``; ``enote`` has the JSON path.
     """
     try:

@@ -119,13 +119,14 @@ async def test_a_task_and_what_its_devices_say(place: Place) -> None:
         "created_at": shown["created_at"],
         "updated_at": shown["updated_at"],
     }
-    renamed = await place.devconf("tasks", "set", task_id, "--name", "back", "--no-device")
+    renamed = await place.devconf("tasks", "set", task_id, "--name", "back", "--no-device", "--connect-wait", "0.1")
     assert re.fullmatch(rf"task {task_id} is rev \d+ now; 0 of 1 devices confirmed", renamed.lines[0])
     listed = await place.devconf("tasks", "list", "--type", "pic", "--state", "confirmed")
     assert re.fullmatch(rf"{task_id}  back  pic   \d+    0        0         confirmed", listed.lines[1])
     removed = await place.devconf("tasks", "remove", task_id, "--json")
     async with operator(place) as client:
-        (newest,) = (await client.request("get commands", {"limit": 1}))["commands"]
+        newest, before = (await client.request("get commands", {"limit": 2}))["commands"]
+    assert before["params"] == {"task_id": task_id, "name": "back", "dev_unids": [], "connect_wait": 0.1}
     assert removed.json == {
         "command": f"delete {PATH}tasks",
         "req_id": "1",
@@ -148,7 +149,12 @@ async def test_a_subtask_whose_device_goes_offline(place: Place) -> None:
     )
     assert (offline.status, offline.lines[1].split()[0]) == (6, "box-2")
     assert (in_use.status, in_use.err.split()[1]) == (1, "1004090001:")
-    removed = await place.devconf("subtasks", "remove", subtask["subtask_id"], "--force")
+    wait = ("--connect-wait", "301")
+    usage, removed = await both(
+        place.devconf("subtasks", "remove", subtask["subtask_id"], *wait),
+        place.devconf("subtasks", "remove", subtask["subtask_id"], "--force", "--connect-wait", "0.1"),
+    )
+    assert (usage.status, "--connect-wait" in usage.err) == (2, True)
     assert (removed.status, removed.out) == (0, f"subtask {subtask['subtask_id']} is gone\n")
 
 

@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
@@ -152,6 +153,34 @@ async def test_a_command_goes_on_without_its_client(start: Start) -> None:
         pass
     _, answer = await server.ask("GET", HERE + "tasks", authorization=atoken)
     assert [(task["name"], task["state"]) for task in answer["tasks"]] == [("gate", "confirmed")]
+
+
+async def test_a_command_waits_for_devices_until_its_client_goes(start: Start) -> None:
+    server = await start()
+    atoken = await an_admin(server)
+    _, device = await server.ask("POST", HERE + "devices", {"dev_refid": "box-1"}, authorization=atoken)
+    dev_unid = device["dev_unid"]
+    _, task = await server.ask(
+        "POST", HERE + "tasks", {"name": "gate", "task_type": "pic", "dev_unids": [dev_unid]}, authorization=atoken
+    )
+    task_id = task["task_id"]
+    asking: Raw = await raw(server)
+    asking.transport.write(  # type: ignore[union-attr]
+        b"DELETE /webapi/v1/devconf_fx/tasks?task_id=%s&connect_wait=300 HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: %s\r\n\r\n" % (task_id.encode(), atoken.encode())
+    )
+    await server.until(lambda: server.service.registry.running == 1)
+    asking.transport.abortConnection()  # type: ignore[union-attr]
+    await asking.ended
+    await server.until(lambda: server.service.registry.running == 0)
+    waiting = server.ask(
+        "DELETE", HERE + f"tasks?task_id={task_id}&connect_wait=7.5e1&force=true", authorization=atoken
+    )
+    answer = Deferred.fromCoroutine(waiting)
+    await server.until(lambda: server.service.registry.running == 1)
+    server.service.hub.opened(Identity(dev_unid, "box-1", Role.DEVICE), "192.0.2.1", Box())
+    status, gone = await answer
+    assert (status, gone["ecode"], gone["task_id"]) == (200, 0, task_id)
 
 
 # -- the backup

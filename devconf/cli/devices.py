@@ -9,7 +9,7 @@ import click
 from devconf.cli import find
 from devconf.cli.enrol import enrol
 from devconf.cli.params import changes, json_object, needs_change
-from devconf.cli.session import Session, networked, option_limit
+from devconf.cli.session import Session, networked, option_connect_wait, option_limit
 from devconf.cli.status import Failed, Status
 
 if TYPE_CHECKING:
@@ -125,9 +125,15 @@ async def resync(session: Session, device: str) -> None:
 @click.argument("command")
 @click.argument("params", type=json_object, metavar="[PARAMS]", required=False)
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for its answer; at most 300.")
+@option_connect_wait
 @networked
 async def call(
-    session: Session, device: str, command: str, params: dict[str, Any] | None, timeout: float | None
+    session: Session,
+    device: str,
+    command: str,
+    params: dict[str, Any] | None,
+    timeout: float | None,
+    connect_wait: float | None,
 ) -> Status:
     """Pass COMMAND through to DEVICE, and print what it answers, as JSON.
 
@@ -135,7 +141,7 @@ async def call(
     device answers an ecode that is not 0.
     """
     dev_unid = (await find.device(session, device))["dev_unid"]
-    asked = changes(dev_unid=dev_unid, command=command, params=params, timeout=timeout)
+    asked = changes(dev_unid=dev_unid, command=command, params=params, timeout=timeout, connect_wait=connect_wait)
     answer = (await session.ask("post devices/call", asked))["answer"]
     session.out.document(answer)
     if answer.get("ecode", 0) == 0:

@@ -123,6 +123,16 @@ def option_limit(function: F) -> F:
     )
 
 
+def option_connect_wait(function: F) -> F:
+    """Add ``--connect-wait`` to a command that goes down to devices."""
+    return click.option(
+        "--connect-wait",
+        type=click.FloatRange(0, 300),
+        metavar="SECONDS",
+        help="Wait so long at most for devices that are offline now; at most 300.",
+    )(function)
+
+
 def _read_line(context: click.Context, _option: click.Parameter, wanted: bool) -> str | None:
     return sys.stdin.readline().rstrip("\r\n") if wanted and not context.resilient_parsing else None
 

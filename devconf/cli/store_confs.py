@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from devconf.cli import find
-from devconf.cli.params import file_content
+from devconf.cli.params import changes, file_content
 from devconf.cli.private import NewFile
-from devconf.cli.session import Session, networked, option_limit
+from devconf.cli.session import Session, networked, option_connect_wait, option_limit
 
 if TYPE_CHECKING:
     from devconf.client import Message
@@ -85,8 +85,16 @@ async def add(session: Session, file: tuple[Path, bytes], name: str | None, ext:
 @click.option("--unid", required=True, help="The storage configuration that gets this content.")
 @click.option("--name", help="Another name; without it the name stays.")
 @click.option("--ext", help=_EXTENSION)
+@option_connect_wait
 @networked
-async def put(session: Session, file: tuple[Path, bytes], unid: str, name: str | None, ext: str | None) -> None:
+async def put(
+    session: Session,
+    file: tuple[Path, bytes],
+    unid: str,
+    name: str | None,
+    ext: str | None,
+    connect_wait: float | None,
+) -> None:
     """Replace a storage configuration by FILE, and send it to all that use it (§20.3).
 
     Who was not reached is listed. The exit status is 0 if all that use it have got it, and 7 if it is stored and some
@@ -99,6 +107,7 @@ async def put(session: Session, file: tuple[Path, bytes], unid: str, name: str |
         "name": name or before["name"],
         "file_ext": ext or path.suffix[1:] or before["file_ext"],
         "file_b64": b64encode(content).decode(),
+        **changes(connect_wait=connect_wait),
     }
     response = await session.ask("put store_confs", params, doing=f"{path.name} to devices")
     text = f"storage configuration {unid} is rev {response['rev']} now"

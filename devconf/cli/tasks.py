@@ -9,7 +9,7 @@ import click
 from devconf.cli import find
 from devconf.cli.devices import STATES
 from devconf.cli.params import algos, changes, json_object, needs_change
-from devconf.cli.session import Session, networked, option_limit
+from devconf.cli.session import Session, networked, option_connect_wait, option_limit
 
 _HOW_ALGOS = "names with commas between them, a JSON list, @FILE with one, or - for the standard input"
 
@@ -53,6 +53,7 @@ async def show(session: Session, task_id: str) -> None:
 @click.option("--algos", "algo_comb", type=algos, metavar="ALGOS", help=f"Its algorithms: {_HOW_ALGOS}.")
 @click.option("--store-conf", metavar="UNID", help="Its storage configuration.")
 @click.option("--device", multiple=True, help="A device of a picture task; may be given several times.")
+@option_connect_wait
 @networked
 async def add(
     session: Session,
@@ -61,9 +62,16 @@ async def add(
     algo_comb: list[Any] | None,
     store_conf: str | None,
     device: tuple[str, ...],
+    connect_wait: float | None,
 ) -> None:
     """Make a task called NAME, and send it to its devices."""
-    params = changes(name=name, task_type=task_type, algo_comb=algo_comb, store_conf_unid=store_conf)
+    params = changes(
+        name=name,
+        task_type=task_type,
+        algo_comb=algo_comb,
+        store_conf_unid=store_conf,
+        connect_wait=connect_wait,
+    )
     if device:
         params["dev_unids"] = await find.dev_unids(session, device)
     response = await session.ask("post tasks", params, doing=f"task {name}")
@@ -85,6 +93,7 @@ async def add(
     "no_device",
     not_both=(("store_conf", "no_store_conf"), ("device", "no_device")),
 )
+@option_connect_wait
 @networked
 async def change(
     session: Session,
@@ -94,9 +103,10 @@ async def change(
     no_store_conf: bool,
     device: tuple[str, ...],
     no_device: bool,
+    connect_wait: float | None,
 ) -> None:
     """Change a task; for its algorithms see 'devconf tasks algos'."""
-    params = changes(name=name, store_conf_unid=store_conf)
+    params = changes(name=name, store_conf_unid=store_conf, connect_wait=connect_wait)
     if no_store_conf:
         params["store_conf_unid"] = None
     if device or no_device:
@@ -108,10 +118,11 @@ async def change(
 @tasks.command("remove")
 @click.argument("task_id")
 @click.option("--force", is_flag=True, help="Whatever its devices say; those that are offline are told later.")
+@option_connect_wait
 @networked
-async def remove(session: Session, task_id: str, force: bool) -> None:
+async def remove(session: Session, task_id: str, force: bool, connect_wait: float | None) -> None:
     """Delete a task once its devices have (§20.1); it must have no subtasks."""
-    params = {"task_id": task_id, "force": force}
+    params = changes(task_id=task_id, force=force, connect_wait=connect_wait)
     await session.done(await session.ask("delete tasks", params, doing=f"task {task_id}"), f"task {task_id} is gone")
 
 
@@ -119,10 +130,13 @@ async def remove(session: Session, task_id: str, force: bool) -> None:
 @click.argument("task_id")
 @click.argument("algo_comb", metavar="ALGOS", type=algos)
 @click.option("--force", is_flag=True, help="Store them whatever its devices say; the others get them when they can.")
+@option_connect_wait
 @networked
-async def set_algos(session: Session, task_id: str, algo_comb: list[Any], force: bool) -> None:
+async def set_algos(
+    session: Session, task_id: str, algo_comb: list[Any], force: bool, connect_wait: float | None
+) -> None:
     """Run the command; see its help."""
-    params = {"task_id": task_id, "algo_comb": algo_comb, "force": force}
+    params = changes(task_id=task_id, algo_comb=algo_comb, force=force, connect_wait=connect_wait)
     response = await session.ask("post tasks/pic_task_config", params, doing=f"task {task_id}")
     await session.done(response, f"task {task_id} is rev {response['rev']} now")
 
@@ -157,11 +171,14 @@ async def list_subtasks(
     metavar="JSON",
     help="The video channel: a JSON object, @FILE with one, or - for stdin.",
 )
+@option_connect_wait
 @networked
-async def add_subtask(session: Session, task_id: str, device: str, vchan: dict[str, Any] | None) -> None:
+async def add_subtask(
+    session: Session, task_id: str, device: str, vchan: dict[str, Any] | None, connect_wait: float | None
+) -> None:
     """Have a device run a video task."""
     dev_unid = (await find.device(session, device))["dev_unid"]
-    params = changes(task_id=task_id, dev_unid=dev_unid, vchan=vchan)
+    params = changes(task_id=task_id, dev_unid=dev_unid, vchan=vchan, connect_wait=connect_wait)
     response = await session.ask("post subtasks", params, doing=f"task {task_id} on {device}")
     await session.done(response, f"subtask {response['subtask_id']} is made")
 
@@ -169,9 +186,10 @@ async def add_subtask(session: Session, task_id: str, device: str, vchan: dict[s
 @subtasks.command("remove")
 @click.argument("subtask_id")
 @click.option("--force", is_flag=True, help="Whatever its device says; if it is offline, it is told later.")
+@option_connect_wait
 @networked
-async def remove_subtask(session: Session, subtask_id: str, force: bool) -> None:
+async def remove_subtask(session: Session, subtask_id: str, force: bool, connect_wait: float | None) -> None:
     """Delete a subtask once its device has."""
-    params = {"subtask_id": subtask_id, "force": force}
+    params = changes(subtask_id=subtask_id, force=force, connect_wait=connect_wait)
     response = await session.ask("delete subtasks", params, doing=f"subtask {subtask_id}")
     await session.done(response, f"subtask {subtask_id} is gone")

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from devconf import failpoints, wire
 from devconf.commands.machine import Machine
 from devconf.commands.registry import Call, command
-from devconf.commands.schemas import Id, Params, optional
+from devconf.commands.schemas import ConnectWait, Id, Params, optional
 from devconf.commands.settle import entry
 from devconf.devices.pending import ConnectionGone, NoAnswer
 from devconf.errors import CommandFailed, Ecode
@@ -33,6 +33,7 @@ class CallDevice(Params):
     command: Annotated[str, Meta(min_length=1, max_length=1024)]
     params: dict[str, Any] | UnsetType = UNSET
     timeout: Annotated[float, Meta(gt=0, le=300)] | UnsetType = UNSET
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class _Unanswered(CommandFailed):
@@ -63,6 +64,7 @@ class CallCommands:
             raise CommandFailed(
                 Ecode.BAD_FIELD, "$.params.command: what a device should have is changed by the commands for tasks"
             )
+        await self._machine.wait_for_devices(call, lambda _: [params.dev_unid])
         command_id = self._machine.random.identifier()
         started = self._machine.now()
         try:

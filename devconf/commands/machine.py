@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field, frozen
+from msgspec import UNSET
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,8 +18,10 @@ from twisted.python.failure import Failure
 
 from devconf import failpoints
 from devconf.clock import Now, Random
+from devconf.commands.arrivals import Arrivals, Concerned
 from devconf.commands.locks import Locks
 from devconf.commands.registry import Call
+from devconf.commands.schemas import optional
 from devconf.commands.settle import Settled, entry, payload_of, settle
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
@@ -79,20 +82,34 @@ class Machine:
     hub: Hub
     delivery: Delivery
     locks: Locks
+    arrivals: Arrivals
 
-    async def run(self, call: Call, lock: str, planner: Planner, told: dict[str, Any]) -> dict[str, Any]:
+    async def run(
+        self, call: Call, lock: str, planner: Planner, told: dict[str, Any], concerned: Concerned
+    ) -> dict[str, Any]:
         """Run a command.
 
         :param lock: the name of what it changes.
         :param told: its params as the history keeps them, without secrets.
+        :param concerned: the devices that are waited for, if it says so.
         :returns: the payload of its response.
         :raises CommandFailed: as the plan, or the settling, says.
         """
+        await self.wait_for_devices(call, concerned)
         release = await self.locks.acquire(lock, call.gone)
         try:
             return await self._run(call, planner, told)
         finally:
             release()
+
+    async def wait_for_devices(self, call: Call, concerned: Concerned) -> None:
+        """Wait for the devices that ``call`` concerns, if it has a ``connect_wait``.
+
+        :raises CommandFailed: as :meth:`Arrivals.wait`.
+        """
+        seconds = optional(call.params.connect_wait)
+        if seconds:
+            await self.arrivals.wait(seconds, call.asker, concerned)
 
     async def _run(self, call: Call, planner: Planner, told: dict[str, Any]) -> dict[str, Any]:
         command_id = self.random.identifier()
@@ -136,12 +153,13 @@ class Machine:
 
     def header(self, command_id: str, call: Call, told: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of the history that say who asked for what."""
+        waited = optional(getattr(call.params, "connect_wait", UNSET))
         return {
             "command_id": command_id,
             "command": call.command,
             "user_unid": call.identity.unid,
             "user_name": call.identity.name,
-            "params": told,
+            "params": told if waited is None else {**told, "connect_wait": waited},
             **{name: told.get(name) for name in _IDS},
         }
 

@@ -158,7 +158,7 @@ class Registry:
         """Handle ``request``.
 
         :param subscriber: an ``ISubscriber``, if the connection can be told of events.
-        :param text: integers and booleans may be texts (§5).
+        :param text: numbers and booleans may be texts (§5).
         :returns: fires with the fields of the response but for what the envelope repeats, whatever goes wrong; fails
             with :class:`Dropped` only. To cancel it ends the waiting, and not what has begun.
         """

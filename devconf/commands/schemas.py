@@ -14,6 +14,8 @@ Id = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=256)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
+#: Seconds that a command waits for devices that are offline when it comes.
+ConnectWait = Annotated[float, Meta(ge=0, le=300)]
 StateName = Literal["confirmed", "pending", "refused"]
 
 T = TypeVar("T")

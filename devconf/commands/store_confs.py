@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from devconf.commands import content
 from devconf.commands.machine import Machine, Plan
 from devconf.commands.registry import Call, command
-from devconf.commands.schemas import Id, Name, Page, Params, optional
+from devconf.commands.schemas import ConnectWait, Id, Name, Page, Params, optional
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Role
 from devconf.store import confs, journal, orders
@@ -41,6 +41,7 @@ class PutStoreConf(PostStoreConf):
     """Params of ``put store_confs``."""
 
     unid: Id
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class DeleteStoreConf(Params):
@@ -117,7 +118,11 @@ class StoreConfCommands:
             return Plan("put_store_conf", targets, payload={"unid": params.unid, "rev": rev})
 
         payload = await self._machine.run(
-            call, lock_of(params.unid), plan, {**_told(params, data), "unid": params.unid}
+            call,
+            lock_of(params.unid),
+            plan,
+            {**_told(params, data), "unid": params.unid},
+            lambda connection: orders.devices_of(connection, conf=params.unid),
         )
         self._machine.store.scrub()
         return payload

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from devconf.commands.machine import Machine, Plan
 from devconf.commands.registry import Call, command
-from devconf.commands.schemas import Id, Page, Params, StateName, optional
+from devconf.commands.schemas import ConnectWait, Id, Page, Params, StateName, optional
 from devconf.commands.tasks import lock_of, plan_delete
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import OrderKey, Role
@@ -32,6 +32,7 @@ class PostSubtask(Params):
     task_id: Id
     dev_unid: Id
     vchan: dict[str, Any] | UnsetType = UNSET
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class DeleteSubtask(Params):
@@ -39,6 +40,7 @@ class DeleteSubtask(Params):
 
     subtask_id: Id
     force: bool = False
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 @define
@@ -87,7 +89,7 @@ class SubtaskCommands:
             )
 
         told = {"task_id": params.task_id, "dev_unid": params.dev_unid}  # a vchan may hold a camera's password
-        return await self._machine.run(call, lock_of(params.task_id), plan, told)
+        return await self._machine.run(call, lock_of(params.task_id), plan, told, lambda _: [params.dev_unid])
 
     @command("delete subtasks", DeleteSubtask, Role.OPERATOR)
     async def delete(self, call: Call) -> dict[str, Any]:
@@ -103,8 +105,12 @@ class SubtaskCommands:
             planned.ids["task_id"] = task_id
             return planned
 
+        def concerned(connection: Connection) -> list[str]:
+            keys = orders.of_task(connection, task_id)
+            return [key.dev_unid for key in keys if key.subtask_id == params.subtask_id]
+
         told = {"subtask_id": params.subtask_id, "force": params.force}
-        return await self._machine.run(call, lock_of(task_id), plan, told)
+        return await self._machine.run(call, lock_of(task_id), plan, told, concerned)
 
 
 def _list(connection: Connection, params: GetSubtasks, with_vchan: bool) -> tuple[list[dict[str, Any]], str | None]:

@@ -10,7 +10,18 @@ from sqlalchemy import Connection
 
 from devconf.commands.machine import Machine, Plan, check_online
 from devconf.commands.registry import Call, command
-from devconf.commands.schemas import AlgoComb, Id, Name, Page, Params, StateName, optional, plain_algos, unique
+from devconf.commands.schemas import (
+    AlgoComb,
+    ConnectWait,
+    Id,
+    Name,
+    Page,
+    Params,
+    StateName,
+    optional,
+    plain_algos,
+    unique,
+)
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import OrderKey, Role
 from devconf.store import confs, orders, tasks
@@ -35,6 +46,7 @@ class PostTask(Params):
     algo_comb: AlgoComb | UnsetType = UNSET
     store_conf_unid: Id | UnsetType = UNSET
     dev_unids: DevUnids | UnsetType = UNSET
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class PutTask(Params):
@@ -44,6 +56,7 @@ class PutTask(Params):
     name: Name | UnsetType = UNSET
     store_conf_unid: Id | UnsetType | None = UNSET
     dev_unids: DevUnids | UnsetType = UNSET
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class DeleteTask(Params):
@@ -51,6 +64,7 @@ class DeleteTask(Params):
 
     task_id: Id
     force: bool = False
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 class PicTaskConfig(Params):
@@ -59,6 +73,7 @@ class PicTaskConfig(Params):
     task_id: Id
     algo_comb: AlgoComb
     force: bool = False
+    connect_wait: ConnectWait | UnsetType = UNSET
 
 
 def lock_of(task_id: str) -> str:
@@ -115,7 +130,7 @@ class TaskCommands:
                 ids={"task_id": task_id},
             )
 
-        return await self._machine.run(call, lock_of(task_id), plan, to_builtins(params))
+        return await self._machine.run(call, lock_of(task_id), plan, to_builtins(params), lambda _: dev_unids)
 
     @command("put tasks", PutTask, Role.OPERATOR)
     async def put(self, call: Call) -> dict[str, Any]:
@@ -131,6 +146,7 @@ class TaskCommands:
             lock_of(params.task_id),
             lambda connection, now: _plan_put(connection, now, params),
             to_builtins(params),
+            lambda connection: _concerned(connection, params),
         )
 
     @command("delete tasks", DeleteTask, Role.OPERATOR)
@@ -149,7 +165,13 @@ class TaskCommands:
             keys = [OrderKey(dev_unid, task_id, "") for dev_unid in tasks.bound_devices(connection, task_id)]
             return plan_delete(connection, self._machine, "delete_task", task_id, keys, params.force)
 
-        return await self._machine.run(call, lock_of(params.task_id), plan, to_builtins(params))
+        return await self._machine.run(
+            call,
+            lock_of(params.task_id),
+            plan,
+            to_builtins(params),
+            lambda connection: tasks.bound_devices(connection, params.task_id),
+        )
 
     @command("post tasks/pic_task_config", PicTaskConfig, Role.OPERATOR)
     async def pic_task_config(self, call: Call) -> dict[str, Any]:
@@ -179,7 +201,13 @@ class TaskCommands:
                 payload={"task_id": task_id, "rev": rev, "algo_comb": algo_comb},
             )
 
-        return await self._machine.run(call, lock_of(params.task_id), plan, to_builtins(params))
+        return await self._machine.run(
+            call,
+            lock_of(params.task_id),
+            plan,
+            to_builtins(params),
+            lambda connection: tasks.bound_devices(connection, params.task_id),
+        )
 
 
 def _list(connection: Connection, params: GetTasks) -> tuple[list[dict[str, Any]], str | None]:
@@ -214,6 +242,15 @@ def plan_delete(
         for key in keys:
             tasks.delete_subtask(connection, key.subtask_id)
     return Plan("", dict.fromkeys(keys, rev))
+
+
+def _concerned(connection: Connection, params: PutTask) -> list[str]:
+    """Return the devices that a change goes to."""
+    joining = optional(params.dev_unids)
+    leaving = tasks.bound_devices(connection, params.task_id) if joining is not None else []
+    changed = {*(joining or ())} ^ {*leaving}
+    all_of_it = not (isinstance(params.name, UnsetType) and isinstance(params.store_conf_unid, UnsetType))
+    return [*changed, *(orders.devices_of(connection, task_id=params.task_id) if all_of_it else ())]
 
 
 def _plan_put(connection: Connection, now: float, params: PutTask) -> Plan:

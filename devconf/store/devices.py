@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, case, delete, func, insert, or_, select, update
@@ -27,6 +27,16 @@ def get_device(connection: Connection, dev_unid: str) -> Row[Any]:
     if row is None:
         raise CommandFailed(Ecode.NO_SUCH_DEVICE, f"there is no device {dev_unid!r} ($.params.dev_unid)")
     return row
+
+
+def enabled_among(connection: Connection, dev_unids: Sequence[str]) -> list[str]:
+    """Return those of ``dev_unids`` that are devices which may connect."""
+    found: list[str] = []
+    for start in range(0, len(dev_unids), 500):
+        some = dev_unids[start : start + 500]
+        may = select(devices.c.dev_unid).where(devices.c.dev_unid.in_(some), devices.c.enabled)
+        found += connection.execute(may).scalars()
+    return found
 
 
 def insert_device(connection: Connection, now: float, **values: Any) -> None:

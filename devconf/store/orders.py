@@ -129,6 +129,12 @@ def want_old_store_conf(connection: Connection, task_id: str, rev: int, replaced
     connection.execute(update(orders).where(concerned).values(conf_rev=new, wanted_rev=new))
 
 
+def devices_of(connection: Connection, *, task_id: str | None = None, conf: str | None = None) -> list[str]:
+    """Return the devices that are to have the task, or what uses the storage configuration ``conf``."""
+    concerned = tasks.c.task_id == task_id if conf is None else tasks.c.store_conf_unid == conf
+    return [key.dev_unid for key in present(connection, concerned)]
+
+
 def behind_store_conf(connection: Connection, unid: str) -> dict[OrderKey, int]:
     """Return the orders that use the storage configuration ``unid`` and are behind, each with its rev."""
     return present(connection, and_(tasks.c.store_conf_unid == unid, behind))

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 from msgspec import UNSET, UnsetType
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from devconf import wire
 from devconf.auth import Auth
 from devconf.commands.asker import Asker
-from devconf.commands.registry import Registry
+from devconf.commands.registry import Dropped, Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 from devconf.web.answers import body_of, identified, render
@@ -52,7 +53,7 @@ class Mirror:
         """Any command of §4."""
         asker = Asker()
         request.notifyFinish().addErrback(lambda _: asker.leave())
-        return Deferred.fromCoroutine(self._command(request, resource, asker))
+        return Deferred.fromCoroutine(self._command(request, resource, asker)).addErrback(_nobody_is_there)
 
     async def _command(self, request: Request, resource: str, asker: Asker) -> bytes:
         identity = await self._identified(request)
@@ -110,6 +111,13 @@ class Mirror:
 
 def _no_progress(_done: int, _total: int) -> None:
     """There is none over HTTP."""
+
+
+def _nobody_is_there(failure: Failure) -> Failure:
+    """What was waiting is dropped because its client has gone: for Klein, which cancels the same, it is cancelled."""
+    if failure.check(Dropped):
+        raise CancelledError
+    return failure
 
 
 def _key(request: Request) -> str | UnsetType:

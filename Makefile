@@ -1,7 +1,7 @@
 # Everything a user or a developer of this tree runs. Each target sets up what it needs, in .venv.
 #
 #   make run    a server, a few devices, and the main job at work
-#   make test   lint, types, all tests
+#   make test   lint, types, all tests, 1,000 runs of the simulation, and the deliberate faults that it has to find
 #   make soak   the simulation, SEEDS=100000 runs of it on all cores (tests/simulation/README.md)
 #   make bench  what commands and idle devices cost, against a bare relay (docs/benchmarks.md)
 #   make bench-storm  1 MiB to 10,000 devices, and 5,000 that come back at once (docs/benchmarks.md)
@@ -18,6 +18,8 @@ run: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m tests.simulation --seeds 1000 --require-coverage
+	$(BIN)/python -m tests.simulation --faults
 
 lint: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check devconf twisted tests benchmarks docs/make_configuration.py

@@ -1,20 +1,20 @@
-"""Many runs, on several cores, and what they have seen together.
-
-A run is a function of its seed only if Python hashes texts the same way each time, so :func:`same_hashes` starts the
-program anew where that is not so.
-"""
+"""Many runs, on several cores, and what they have seen together."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
+import resource
+import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import cache, partial
+from hashlib import sha256
 from typing import TypeVar
 
 from attrs import define, field
@@ -24,6 +24,10 @@ from zope.interface import implementer
 from tests.simulation.faults import FAULTS
 from tests.simulation.run import Outcome, play
 
+#: Runs that a process plays before it tells of them.
+AT_ONCE = 10
+#: Outcomes of runs with something wrong that are kept.
+KEPT = 10
 #: A fault that these many runs do not find is not found.
 SEEDS_FOR_A_FAULT = 400
 
@@ -31,13 +35,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def same_hashes(arguments: list[str]) -> None:
-    """Start this program anew if sets of texts have another order in each process."""
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        environment = {**os.environ, "PYTHONHASHSEED": "0"}
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *arguments], environment)
-
-
+@cache
 def prepare() -> None:
     """Make this process fit for many runs: nothing is logged, and the collector passes over what is loaded."""
     globalLogBeginner.beginLoggingTo([_nowhere], redirectStandardIO=False, discardBuffer=True)
@@ -51,33 +49,61 @@ def _nowhere(_event: LogEvent) -> None:
     """Each run looks at the log itself."""
 
 
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=prepare) as pool:
-        yield pool
+class ProcessDiedError(Exception):
+    """A process has ended in the middle of a run, as one does that is killed."""
 
 
-def _each(function: Callable[[T], R], items: Iterable[T], processes: int, chunk: int) -> Iterator[R]:
+def _begin_process() -> None:
+    # An interrupt is for the program that has started this one; it lets what is under way come to its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()
+
+
+def each(function: Callable[[T], R], items: Iterable[T], processes: int) -> Iterator[R]:
+    """Return what ``function`` makes of each of ``items``, in their order, and hold no more of them than are needed.
+
+    :raises ProcessDiedError: a process has ended; of the items that it can have been.
+    """
     if processes == 1:
         prepare()
         yield from map(function, items)
-    else:
-        with _pool(processes) as pool:
-            yield from pool.map(function, items, chunksize=chunk)
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_process) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > 4 * processes:
+                    yield waiting[0][1].result()
+                    waiting.popleft()
+            while waiting:
+                yield waiting[0][1].result()
+                waiting.popleft()
+        except BrokenProcessPool:
+            last = [item for item, future in waiting if not future.done() or future.exception() is not None]
+            raise ProcessDiedError(f"a process has died; it played one of {last[: 2 * processes]}") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @define
 class Tally:
     """What many runs have seen.
 
-    :ivar failures: the outcomes with something wrong; :ivar fewest: the events of the run that had the fewest.
+    :ivar failed: how many had something wrong; :ivar failures: the outcomes of the first of them.
+    :ivar fewest: the events of the run that had the fewest.
+    :ivar memory: bytes that the process which took most had.
+    :ivar digest: of all of them, in whatever order.
     """
 
     runs: int = 0
     seconds: float = 0.0
     events: int = 0
     fewest: int = sys.maxsize
+    memory: int = 0
+    digest: int = 0
+    failed: int = 0
     seen: Counter[str] = field(factory=Counter)
     failures: list[Outcome] = field(factory=list)
 
@@ -86,19 +112,36 @@ class Tally:
         self.runs += 1
         self.events += outcome.events
         self.fewest = min(self.fewest, outcome.events)
+        self.digest ^= int(sha256(f"{outcome.seed} {outcome.digest}".encode()).hexdigest()[:16], 16)
         self.seen.update(outcome.seen)
         if outcome.complaints:
-            self.failures.append(outcome)
+            self.failed += 1
+            if len(self.failures) < KEPT:
+                self.failures.append(outcome)
 
 
-def run_all(seeds: Iterable[int], processes: int, told: Callable[[Outcome], None] = lambda _outcome: None) -> Tally:
-    """Play the runs ``seeds``; ``told`` hears of each."""
+def _some(seeds: range, fault: str) -> tuple[list[Outcome], int]:
+    outcomes = [play(seed, fault=FAULTS[fault].present() if fault else None) for seed in seeds]
+    return outcomes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_all(
+    seeds: range, processes: int, told: Callable[[Outcome, Tally], None] = lambda *_: None, fault: str = ""
+) -> Tally:
+    """Play the runs ``seeds``; ``told`` hears of each. An interrupt ends it early.
+
+    :raises ProcessDiedError: a process has ended in the middle of a run.
+    """
     tally = Tally()
     began = time.monotonic()
-    for outcome in _each(play, seeds, processes, 10):
-        tally.add(outcome)
-        told(outcome)
-    tally.seconds = time.monotonic() - began
+    some = (seeds[start : start + AT_ONCE] for start in range(0, len(seeds), AT_ONCE))
+    with suppress(KeyboardInterrupt):
+        for outcomes, memory in each(partial(_some, fault=fault), some, processes):
+            tally.memory = max(tally.memory, memory)
+            tally.seconds = time.monotonic() - began
+            for outcome in outcomes:
+                tally.add(outcome)
+                told(outcome, tally)
     return tally
 
 
@@ -128,4 +171,4 @@ def find(name: str) -> Found:
 
 def find_all(processes: int, names: Iterable[str] = tuple(FAULTS)) -> Iterator[Found]:
     """Find each of the deliberate faults."""
-    return _each(find, names, processes, 1)
+    return each(find, names, processes)

@@ -41,7 +41,7 @@ LIMITS = Limits(
     requests_per_connection=6,
     waiting_per_lock=3,
     unread_bytes=16384,
-    unread_messages=12,
+    unread_messages=6,
     device_message_max=65536,
 )
 

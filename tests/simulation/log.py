@@ -39,3 +39,8 @@ class Errors:
             if not on_purpose or event["log_namespace"] == "twisted.internet.defer":
                 found.append(text)
         return found
+
+    @property
+    def on_purpose(self) -> bool:
+        """Whether there was an error of what was made to fail."""
+        return len(self.unexpected()) < len(self._events)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from tests.simulation.pipe import Mark
 from tests.simulation.records import LACKS, STALE, Effect, Journal, Key
 
 #: What a device holds of a task or subtask.
@@ -20,18 +21,22 @@ class Memory:
     :ivar kept: what it holds because it would not delete it.
     """
 
-    def __init__(self, random: Random, tick: Callable[[], int]) -> None:
+    def __init__(self, random: Random, mark: Callable[[], Mark]) -> None:
         self.random = random
         self.held: dict[Key, dict[str, Any]] = {}
         self.revs: dict[Key, int] = {}
         self.refused: dict[Key, tuple[int, dict[str, Any]]] = {}
         self.kept: set[Key] = set()
         self.journal = Journal()
-        self._tick = tick
+        self._mark = mark
 
     def has(self) -> dict[Key, int]:
         """Return what it tells when it registers."""
         return {key: self.revs[key] for key in self.held}
+
+    def excuse(self, key: Key | None) -> None:
+        """Note that from now on ``key``, or everything, may be sent once more with a new rev."""
+        self.journal.excuses.append((key, self._mark().now))
 
     def wipe(self) -> None:
         """Lose all of it."""
@@ -53,7 +58,7 @@ class Memory:
                 self.journal.conflicts.append((key, rev, params))
             return {"ecode": 0, "enote": "ok"}
         if rev < known:
-            self.journal.excuse(key)
+            self.excuse(key)
             return {"ecode": STALE, "enote": "mine is newer", "rev": known}
         if kind == "put" and key not in self.held:
             return {"ecode": LACKS[bool(key[1])], "enote": "I do not have that"}
@@ -66,7 +71,7 @@ class Memory:
     def _take(self, kind: str, key: Key, rev: int, params: dict[str, Any]) -> None:
         after = self._after(kind, key, params)
         same = after == self.held.get(key)
-        self.journal.effects.append(Effect(key, rev, kind, self._tick(), same))
+        self.journal.effects.append(Effect(key, rev, kind, self._mark(), same))
         self.revs[key] = rev
         self.refused.pop(key, None)
         self.kept.discard(key)

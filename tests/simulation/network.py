@@ -84,6 +84,7 @@ class ServerTransport:
         """See ``ITCPTransport``."""
         if self.connected and not self._aborting:
             self._aborting = True
+            self._seen["server: aborts a connection"] += 1
             self.connection.up.read(False)
             self._timeline.after(0, self._aborted)
 

@@ -75,6 +75,7 @@ class Pipe:
         self._finished = False
         self._written = 0
         self._writes: deque[tuple[int, Mark]] = deque()
+        self._awaited: deque[tuple[int, Callable[[], None]]] = deque()
 
     @property
     def buffered(self) -> int:
@@ -93,6 +94,10 @@ class Pipe:
         while len(self._writes) > 1 and self._writes[0][0] < position:
             self._writes.popleft()
         return self._writes[0][1]
+
+    def when_received(self, function: Callable[[], None]) -> None:
+        """Call ``function`` when all that has been written up to now has been received, if ever it is."""
+        self._awaited.append((self._written, function))
 
     def _pump(self) -> None:
         room = self.quality.window - self._under_way
@@ -136,7 +141,10 @@ class Pipe:
             self._arrived.clear()
             self._under_way -= len(data)
             self.delivered += len(data)
+            self._timeline.note(data)
             self.receive(data)
+            while self._awaited and self._awaited[0][0] <= self.delivered:
+                self._awaited.popleft()[1]()
             self._pump()
             if not self._buffer and not self._severed:
                 self.drained()

@@ -15,6 +15,8 @@ Key = tuple[str, str]
 LACKS = (1004040001, 1004040003)
 STALE = 1004090008
 
+_STORED = ("tasks", "tasks/pic_task_config", "subtasks", "store_confs", "devices")
+
 
 @define(eq=False)
 class Request:
@@ -59,6 +61,12 @@ class Request:
         return self.answer is not None and not self.ok and not stored
 
     @property
+    def changes(self) -> bool:
+        """Whether it is one that stores something."""
+        method, _, resource = self.command.partition(" ")
+        return method != "get" and resource in _STORED
+
+    @property
     def unknown(self) -> bool:
         """Whether nobody was told what became of it."""
         return self.answer is None
@@ -82,7 +90,10 @@ class Heard:
 
 @frozen
 class Said:
-    """What a device answered to an order; :ivar counts: False: on a connection that it had replaced already."""
+    """What a device answered to an order.
+
+    :ivar device_rev: which rev it claimed to have; :ivar counts: False: on a connection that it had replaced already.
+    """
 
     socket: int
     key: Key
@@ -91,6 +102,7 @@ class Said:
     ecode: Any
     tick: int
     counts: bool = True
+    device_rev: Any = None
 
     @property
     def written_as(self) -> int | None:
@@ -111,7 +123,7 @@ class Effect:
     key: Key
     rev: int
     kind: str
-    tick: int
+    at: Mark
     same: bool
 
 
@@ -120,7 +132,7 @@ class Journal:
     """What one device has heard, done and said.
 
     :ivar conflicts: orders with the rev of another, but other content: one that keeps its revs would not do them.
-    :ivar excuses: how often there was a reason to send a key again with a new rev, though it had been done.
+    :ivar excuses: when there was a reason to send a key, or everything, again with a new rev though it had been done.
     """
 
     heard: list[Heard] = field(factory=list)
@@ -128,8 +140,4 @@ class Journal:
     effects: list[Effect] = field(factory=list)
     conflicts: list[tuple[Key, int, dict[str, Any]]] = field(factory=list)
     repeats: int = 0
-    excuses: dict[Key | None, int] = field(factory=dict)
-
-    def excuse(self, key: Key | None) -> None:
-        """Note that ``key``, or everything, may be sent once more."""
-        self.excuses[key] = self.excuses.get(key, 0) + 1
+    excuses: list[tuple[Key | None, float]] = field(factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.simulation.asking import KINDS
-from tests.simulation.devices import MOODS
+from tests.simulation.moods import MOODS
 
 EVENTS_AT_LEAST = 200
 
@@ -26,8 +26,11 @@ REQUIRED = (
     # devices
     *(f"device: {mood}" for mood in MOODS),
     "device: silent to a call",
+    "device: has answered twice",
+    "device: has answered late",
     "device: on the old connection",
-    "device: connects twice at once",
+    "server: hears from a replaced connection",
+    "device: connected twice at once",
     "device: forgets and registers",
     "device: forgets and says nothing",
     "device: other hardware",
@@ -47,6 +50,9 @@ REQUIRED = (
     "server: power cut",
     "server: down between two events",
     "server: down with requests in flight",
+    "server: down with a command planned and not settled",
+    "server: started after a power cut, with something told",
+    "server: aborts a connection",
     "server: stop",
     "power cut: commit under way is lost",
     "power cut: commit under way is kept",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from heapq import heappop, heappush
 from typing import Any
 
@@ -35,6 +36,16 @@ class Timeline:
         self.before_each: Callable[[], None] | None = None
         self._planned: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self._number = 0
+        self._trace = sha256()
+
+    def note(self, what: object) -> None:
+        """Take ``what`` into the :attr:`digest`."""
+        self._trace.update(repr(what).encode())
+
+    @property
+    def digest(self) -> str:
+        """Of all that has happened, and when: each event, and each byte that has arrived."""
+        return self._trace.hexdigest()
 
     def at(self, when: float, function: Callable[..., Any], *args: Any) -> None:
         """Let ``function(*args)`` happen at ``when``, or now if that is past."""
@@ -53,6 +64,7 @@ class Timeline:
                 self.before_each()
             self.now, _, function, args = heappop(self._planned)
             self.ticks += 1
+            self.note((self.now, getattr(function, "__qualname__", "")))
             if self.ticks > TICKS_AT_MOST:
                 raise RunawayError(f"{self.ticks} events, and no end")
             function(*args)
@@ -109,6 +121,7 @@ class ServerClock:
             return
         del self._calls[call]
         call.called = 1
+        self._timeline.note(name_of(call))
         try:
             call.func(*call.args, **call.kw)
         except RunawayError:

@@ -74,6 +74,7 @@ class World:
         self._slow: tuple[list[float], float] = ([0.0], 0.0)
         self._threads: list[Any] = []
         self._stopping = False
+        self._told_before_power_cut = False
 
     # -- what its parts need
 
@@ -151,6 +152,9 @@ class World:
                     unid for unid, device in stored.devices.items() if device.dev_refid == box.dev_refid
                 )
         self.saw("server: started")
+        if self._told_before_power_cut:
+            self._told_before_power_cut = False
+            self.saw("server: started after a power cut, with something told")
         self.found += self.watch_start(self, stored)
 
     def _not_started(self, failure: Any) -> None:
@@ -163,12 +167,19 @@ class World:
         if not self.host.running:
             return
         self.saw("server: power cut" if power else "server: kill")
-        if any(client.requests for client in self.clients):
-            self.saw("server: down with requests in flight")
+        self._note_what_is_lost(power)
         self._stopping = False
         self._crash = None
         self.host.crash(self.random, power=power)
         self.after(back_after, self.start)
+
+    def _note_what_is_lost(self, power: bool) -> None:
+        if any(client.requests for client in self.clients):
+            self.saw("server: down with requests in flight")
+        if self.host.up and self.host.thread.query("SELECT 1 FROM commands WHERE settled_at IS NULL LIMIT 1"):
+            self.saw("server: down with a command planned and not settled")
+        if power and any(request.ok and request.changes for request in self.ledger.requests):
+            self._told_before_power_cut = True
 
     def crash_when(self, condition: Callable[[], Any], *, power: bool, back_after: float) -> None:
         """Take the server down when ``condition`` holds, in the middle of whatever that is."""
@@ -223,9 +234,6 @@ class World:
     ) -> Request:
         """Let ``client`` ask for ``command``."""
         request = self.ledger.new(client.name, command, params, wrong, self.tick)
-        if command == "post devices/resync":
-            for box in self.boxes:
-                box.journal.excuse(None)
         client.ask(request, progress=progress)
         return request
 

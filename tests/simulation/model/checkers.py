@@ -12,14 +12,17 @@ from typing import Any
 from attrs import define
 
 from tests.simulation.devices import Box
+from tests.simulation.model.again import done_again
 from tests.simulation.model.registers import complaints
 from tests.simulation.model.stored import Order, Stored
-from tests.simulation.records import Heard, Request
+from tests.simulation.records import STALE, Heard, Request
 from tests.simulation.timeline import name_of
 from tests.simulation.world import World
 
 #: Seconds that lie between two messages of one order at least, unless it was answered; less what the network takes.
 RESENT_AFTER = 10.0
+#: A device that claims a higher rev than it was sent is followed so often, and to no rev above that (design.md).
+FOLLOWED, MAX_REV = 3, 2**52
 
 
 @define
@@ -66,29 +69,10 @@ def i1(evidence: Evidence) -> Iterator[str]:
 
 def i2(evidence: Evidence) -> Iterator[str]:
     """No order takes effect twice on a device that keeps its revs."""
-    changes: dict[str, int] = {}
-    for request in evidence.requests:
-        task_id = request.params.get("task_id")
-        undone = request.unknown or request.failed or "store_conf_unid" in request.params
-        if isinstance(task_id, str) and undone:
-            changes[task_id] = changes.get(task_id, 0) + 1
-    for request in evidence.requests:
-        # Of what failed or nobody was told of, the task may be another's: of a subtask, or one that was just made.
-        if (request.unknown or request.failed) and "task_id" not in request.params:
-            changes[""] = changes.get("", 0) + 1
-    everything = changes.get("", 0)
     for box in evidence.boxes:
         for key, rev, params in box.journal.conflicts:
             yield f"{box.dev_refid} had done rev {rev} of {key}, and was sent another order with it: {params}"
-        again: dict[tuple[str, str], int] = {}
-        for effect in box.journal.effects:
-            if effect.same and effect.kind != "delete":
-                again[effect.key] = again.get(effect.key, 0) + 1
-        for key, times in again.items():
-            excuses = box.journal.excuses
-            allowed = excuses.get(key, 0) + excuses.get(None, 0) + changes.get(key[0], 0) + everything
-            if times > allowed:
-                yield f"{box.dev_refid} was made to do {key} again {times} times, with reason only {allowed} times"
+        yield from done_again(box, evidence.requests)
 
 
 def i3(evidence: Evidence) -> Iterator[str]:
@@ -239,6 +223,8 @@ def i7(evidence: Evidence) -> Iterator[str]:
                 said = {each.written_as for each in box.journal.said if (each.key, each.rev) == (key, order.acked_rev)}
                 if order.ecode not in said and not _before(box, order):
                     yield f"{order} is listed as refused; {box.dev_refid} said {said}"
+                if order.ecode == STALE and not _would_not_follow(box, order):
+                    yield f"{order} is listed as refused; {box.dev_refid} told its rev, and was not sent a higher one"
         yield from not_held(stored, box, orders.values())
         surplus = [key for key in box.held if key not in orders and key not in box.kept]
         if surplus:
@@ -249,6 +235,13 @@ def i7(evidence: Evidence) -> Iterator[str]:
 def _before(box: Box, order: Order) -> bool:
     # What a refused change was undone to counts again, with what the device had said to that.
     return any(each.key == order.key and each.written_as == order.ecode for each in box.journal.said)
+
+
+def _would_not_follow(box: Box, order: Order) -> bool:
+    """Whether it claimed a rev that it cannot have, or a higher one each time it was sent one above its last."""
+    claims = [(each.rev, each.device_rev) for each in box.journal.said if each.key == order.key and each.ecode == STALE]
+    possible = [rev for rev, claimed in claims if isinstance(claimed, int) and rev <= claimed <= MAX_REV]
+    return len(possible) < len(claims) or len(set(possible)) >= FOLLOWED
 
 
 def _should_have(evidence: Evidence, box: Box, orders: Iterable[tuple[str, str]]) -> Iterator[str]:

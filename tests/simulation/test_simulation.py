@@ -15,10 +15,12 @@ import pytest
 from tests.simulation import run
 from tests.simulation.campaign import ProcessDiedError, Tally, each, run_all
 from tests.simulation.faults import FAULTS
+from tests.simulation.model import again, checkers, registers
 from tests.simulation.model.checkers import CHECKERS
 from tests.simulation.run import left_out
 from tests.simulation.seen import EVENTS_AT_LEAST, REQUIRED, missing
 from tests.simulation.steps import history
+from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +109,17 @@ def test_each_invariant_has_a_checker_and_a_precondition() -> None:
     invariants = [f"I{number}" for number in range(1, 10)]
     assert list(CHECKERS) == invariants
     assert {f"precondition: {name}" for name in invariants} <= set(REQUIRED)
+
+
+def test_the_design_names_each_invariant_with_what_checks_it() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (I\d) \| .* \| (.*) \|$", design, re.MULTILINE)
+    assert [name for name, _ in rows] == list(CHECKERS)
+    modules = {"checkers": checkers, "registers": registers, "again": again, "World": World}
+    for name, by in rows:
+        assert f"`checkers.{name.lower()}`" in by
+        for owner, checker in re.findall(r"`(\w+)\.(\w+)`", by.replace("run.py", "")):
+            assert callable(getattr(modules[owner], checker))
 
 
 def test_each_invariant_is_broken_by_one_of_the_deliberate_faults() -> None:

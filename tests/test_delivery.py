@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from devconf.devices.pace import PAUSE
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
@@ -270,6 +271,7 @@ def test_undoing_one_change_keeps_the_refusal_of_another(server: MemoryServer) -
     other.obey()
     device.lose()
     device.connect()
+    server.advance(PAUSE)
     device.obey()
     assert device.held[(task_id, "")]["store_conf"]["file_b64"] == "Mg=="
     assert algos(device, task_id) == OLD

@@ -27,6 +27,7 @@ from devconf.devices.hub import Hub, IDelivery
 from devconf.devices.interpret import interpret
 from devconf.devices.lane import Lane, Phase, Slot
 from devconf.devices.link import Link
+from devconf.devices.pace import Pace
 from devconf.devices.pending import NoAnswer
 from devconf.devices.reader import Reader
 from devconf.devices.watch import Seen, Watch
@@ -63,10 +64,12 @@ class Delivery:
     _lanes: dict[str, Lane] = field(factory=dict, init=False)
     _reader: Reader = field(init=False)
     _book: AnswerBook = field(init=False)
+    _pace: Pace = field(init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._hub.delivery = self
+        self._pace = Pace(self._clock)
         self._reader = Reader(self._clock, self._store, self._lanes, self._send, self._tidy)
         self._book = AnswerBook(self._store, self._now, self._hub.events, self._written, self._not_written)
 
@@ -136,8 +139,17 @@ class Delivery:
             lane = self._lane(dev_unid)
             for slot in lane.slots.values():
                 slot.dirty = True
-            lane.scan = OrderKey(dev_unid, "", "")
-            self._reader.feed(lane)
+            self._begin(lane)
+
+    def _begin(self, lane: Lane) -> None:
+        """Send all that is due, if that was not done a moment ago; else only what commands wait for, and all later."""
+        lane.later = self._pace.begin(lane.dev_unid)
+        if lane.later is None:
+            lane.scan = OrderKey(lane.dev_unid, "", "")
+        else:
+            lane.queue |= {slot.key: None for slot in lane.slots.values() if slot.watches}
+            lane.arm(lane.later)
+        self._reader.feed(lane)
 
     def end_waits(self) -> None:
         """End what commands wait for, as if all their deadlines had passed: the server is stopping."""
@@ -149,6 +161,7 @@ class Delivery:
         """Send nothing more; answers that have come are still written."""
         self._stopped = True
         self._reader.stop()
+        self._pace.stop()
         for lane in self._lanes.values():
             lane.disarm()
 
@@ -163,8 +176,7 @@ class Delivery:
             return
         lane = self._lane(link.dev_unid)
         lane.link = link
-        lane.scan = OrderKey(link.dev_unid, "", "")
-        self._reader.feed(lane)
+        self._begin(lane)
 
     def drained(self, link: Link) -> None:
         """See :class:`IDelivery`."""
@@ -211,6 +223,8 @@ class Delivery:
 
     def _on_timer(self, lane: Lane) -> None:
         now = self._clock.seconds()
+        if lane.later is not None and lane.later <= now:
+            self._begin(lane)
         for slot in list(lane.slots.values()):
             if slot.phase is Phase.SILENT and slot.retry_at <= now and lane.link is not None:
                 slot.phase = Phase.IDLE

@@ -78,6 +78,7 @@ class Lane:
     :ivar queue: what may be due, in the order in which it became so.
     :ivar lined: large messages of it that wait for their turn among those of all devices.
     :ivar scan: how far what is due has been read from the store (catching up); None: all of it has been.
+    :ivar later: when it is caught up, if it was a moment ago.
     :ivar reading: what is due of it is being read.
     :ivar heard_at: when it last answered, or its turn came.
     """
@@ -90,6 +91,7 @@ class Lane:
     queue: dict[OrderKey, None] = field(factory=dict, init=False)
     lined: set[OrderKey] = field(factory=set, init=False)
     scan: OrderKey | None = field(default=None, init=False)
+    later: float | None = field(default=None, init=False)
     reading: bool = field(default=False, init=False)
     heard_at: float = field(default=0.0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
@@ -129,7 +131,7 @@ class Lane:
         self.link = None
         self.queue.clear()
         self.lined.clear()
-        self.scan = None
+        self.scan = self.later = None
         for slot in self.slots.values():
             if slot.phase in (Phase.SENT, Phase.SILENT):
                 slot.phase = Phase.IDLE
@@ -143,7 +145,8 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Nothing is under way."""
-        return not (self.slots or self.queue or self.lined or self.reading) and self.scan is None
+        under_way = self.slots or self.queue or self.lined or self.reading
+        return not under_way and self.scan is None and self.later is None
 
     # -- one timer, for the soonest of its deadlines and retries
 
@@ -170,7 +173,7 @@ class Lane:
 
         :param timeout: ``device_timeout``, seconds.
         """
-        times = []
+        times = [] if self.later is None else [self.later]
         for slot in self.slots.values():
             if slot.phase is Phase.SILENT and self.link is not None:
                 times.append(slot.retry_at)

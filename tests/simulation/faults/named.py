@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import case, update
 from twisted.internet.defer import Deferred
 
 from devconf.commands import settle as settling
+from devconf.commands.locks import Locks
 from devconf.commands.machine import Machine
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
@@ -190,14 +192,18 @@ def _timer_leak(stack: ExitStack) -> None:
 @fault("lock not released", "I3", "I4", "I7")
 def _lock_not_released(stack: ExitStack) -> None:
     """A command that fails keeps its lock."""
+    acquire = Locks.acquire
 
-    async def run(self: Machine, call: Any, lock: str, planner: Any, told: Any) -> Any:
-        release = await self.locks.acquire(lock, call.gone)
-        payload = await self._run(call, planner, told)
-        release()
-        return payload
+    async def acquire_for_ever(self: Locks, name: str, gone: Any) -> Any:
+        release = await acquire(self, name, gone)
 
-    stack.enter_context(replaced(Machine, "run", run))
+        def release_if_it_went_well() -> None:
+            if sys.exc_info()[0] is None:
+                release()
+
+        return release_if_it_went_well
+
+    stack.enter_context(replaced(Locks, "acquire", acquire_for_ever))
 
 
 @fault("late answer to the wrong row", "I6")

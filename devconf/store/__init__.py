@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from devconf.errors import Ecode, StoreFailed
 from devconf.store import migrations
-from devconf.store.opening import close, connect, sqlite_path
+from devconf.store.opening import close, connect, note_made, sqlite_path
 from devconf.store.writer import IRunner, Job
 
 P = ParamSpec("P")
@@ -49,6 +49,7 @@ class Store:
         connection = connect(self.url)
         try:
             migrations.upgrade(connection)
+            note_made(connection)
         except BaseException:
             close(connection)
             raise

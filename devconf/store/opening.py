@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +15,12 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
 from devconf.errors import StartupError
+from devconf.store import migrations
 
 #: Seconds that a transaction waits for another program that writes.
 BUSY_TIMEOUT = 5.0
+#: A line in the file of the lock: there was a database beside it.
+MADE = "a database was made"
 
 
 def close(connection: Connection) -> None:
@@ -39,6 +44,11 @@ def connect(url: str) -> Connection:
     """
     path = sqlite_path(url)
     lock = lock_file(path + ".lock")
+    try:
+        _examine(path, lock)
+    except BaseException:
+        lock.close()
+        raise
     engine = make_engine(url).execution_options(devconf_lock=lock)
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
@@ -93,13 +103,58 @@ def _verify(connection: Connection) -> None:
                 f"SQLite's {pragma} is {found!r} and cannot be set to {value!r} for {connection.engine.url.database}; "
                 "put the database on a local disk that this user may write to"
             )
-    # A look at the file's pages: a foreign or truncated file is found now, not in the middle of a command.
-    check = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if check != "ok":
-        raise StartupError(
-            f"{connection.engine.url.database} is damaged ({' '.join(str(check).split())}); restore a backup"
-        )
     connection.rollback()
+
+
+def _examine(path: str, lock: Any) -> None:
+    """Look at the file without changing it: what is foreign or damaged is found now, not in the middle of a command."""
+    log = f"{path}-wal"
+    has_log = os.path.isfile(log) and os.path.getsize(log) > 0
+    or_log = f", or {log} is the log of another database" if has_log else ""
+    if os.path.isfile(path) and os.path.getsize(path) > 0:
+        # Opened for writing, SQLite would move the log into the file. Without a log, it is not even to make its others.
+        how = "mode=ro" if has_log else "mode=ro&immutable=1"
+        try:
+            with contextlib.closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?{how}", uri=True)) as connection:
+                _refuse_foreign(path, connection)
+                # A log fits any file in SQLite's eyes; that it is another's shows in what both make together.
+                (check,) = connection.execute(f"PRAGMA {'integrity' if has_log else 'quick'}_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise StartupError(
+                f"{path}: {error}{or_log}; restore a backup, or name another file in `database`"
+            ) from None
+        if check != "ok":
+            said = " ".join(str(check).split())
+            raise StartupError(f"{path} is damaged ({said}){or_log}; restore a backup (devconf restore)")
+    elif not os.path.exists(path) or os.path.isfile(path):
+        what = "empty" if os.path.exists(path) else "gone"
+        if has_log:
+            raise StartupError(f"{path} is {what}, but its log {log} is there; restore a backup (devconf restore)")
+        lock.seek(0)
+        if MADE in lock.read():
+            raise StartupError(
+                f"{path} is {what}, though there was a database; restore a backup (devconf restore), or remove "
+                f"{path}.lock to begin with nothing"
+            )
+
+
+def _refuse_foreign(path: str, connection: sqlite3.Connection) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and connection.execute("PRAGMA application_id").fetchone()[0] != migrations.APPLICATION_ID:
+        raise StartupError(f"{path} is a database of another program; name another file in `database`")
+    if "alembic_version" in tables:
+        for (revision,) in connection.execute("SELECT version_num FROM alembic_version"):
+            if revision not in migrations.known():
+                raise StartupError(f"{path} was written by a later devconf (schema {revision}); install that version")
+
+
+def note_made(connection: Connection) -> None:
+    """Remember, beside the file, that there is a database: should it vanish, nobody is to begin with an empty one."""
+    lock = connection.engine.get_execution_options()["devconf_lock"]
+    lock.seek(0)
+    if MADE not in lock.read():
+        lock.write(f"{MADE}\n")
+        lock.flush()
 
 
 def lock_file(path: str) -> Any:
@@ -114,11 +169,13 @@ def lock_file(path: str) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.seek(0)
-        holder = lock.read().strip() or "another process"
+        holder = lock.readline().strip() or "another process"
         lock.close()
         raise StartupError(f"the database is in use by {holder}; stop it first ({path})") from None
     lock.seek(0)
+    made = MADE in lock.read()
+    lock.seek(0)
     lock.truncate()
-    lock.write(f"process {os.getpid()}\n")
+    lock.write(f"process {os.getpid()}\n" + (f"{MADE}\n" if made else ""))
     lock.flush()
     return lock

@@ -56,6 +56,8 @@ class Server:
         self.log_file = folder / "server.log"
         self.port = free_port()
         self.returncode: int | None = None
+        self.environment: dict[str, str] = {}  # what it is started with besides ours
+        self.prefix: list[str] = []  # a program that starts it
         self._settings = {"device_timeout": device_timeout, **(options or {})}
         self._limits = dict(limits or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,8 +123,16 @@ class Server:
             self._start()
 
     def _start(self) -> None:
-        command: list[str | Path] = [BIN / "twistd", "--nodaemon", "--pidfile=", "devconf", "--config", self.config]
-        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        command: list[str | Path] = [
+            *self.prefix,
+            BIN / "twistd",
+            "--nodaemon",
+            "--pidfile=",
+            "devconf",
+            "--config",
+            self.config,
+        ]
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
         for told in (self.clock, self._faults):
             env |= told.environment if told else {}
         with self.log_file.open("ab") as log:
@@ -151,6 +161,11 @@ class Server:
     def stop(self) -> int | None:
         """Ask it to stop and wait until it has; its exit status."""
         return self._end(kill=False)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it as a power cut would."""

@@ -10,7 +10,7 @@ import base64
 import itertools
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kit_device import (
     NO_SUBTASK,
@@ -192,6 +192,13 @@ def states(answer: Json) -> dict[str, tuple[str, int]]:
 # -- a server with people and devices around it
 
 
+class Named(Protocol):
+    """A device of whatever kind."""
+
+    @property
+    def dev_unid(self) -> str: ...
+
+
 class World:
     """A running server, one client for each role, and devices as they are asked for."""
 
@@ -284,10 +291,10 @@ class World:
         device.disconnect()
         eventually(lambda: not self.is_online(device), "the device is offline")
 
-    def is_online(self, device: Device) -> bool:
+    def is_online(self, device: Named) -> bool:
         return bool(self.device_item(device)["online"])
 
-    def device_item(self, device: Device) -> Json:
+    def device_item(self, device: Named) -> Json:
         return self._one("devices", dev_unid=device.dev_unid)
 
     def _one(self, resource: str, **params: Any) -> Json:
@@ -300,6 +307,17 @@ class World:
         assert set(answer) == {resource, "next"}
         items: list[Json] = answer[resource]
         return items
+
+    def every(self, resource: str, **params: Any) -> list[Json]:
+        """All items of a list, however many pages that takes."""
+        items: list[Json] = []
+        after: Json = {}
+        while True:
+            page = ok(self.admin.call(f"get {resource}", params | {"limit": 1000} | after))
+            items += page[resource]
+            if page["next"] is None:
+                return items
+            after = {"after": page["next"]}
 
     def task(self, task_id: str) -> Json:
         return self._one("tasks", task_id=task_id)

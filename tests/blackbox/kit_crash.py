@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from typing import Any, Protocol
 
 from kit import Behaviour, Client, Device, Json, World, eventually
 from websockets.exceptions import WebSocketException
@@ -184,6 +185,18 @@ def reconnect(world: World, cells: list[Cell]) -> None:
             device.barrier()
 
 
+class Holder(Protocol):
+    """A device, in whatever way it holds what it holds."""
+
+    @property
+    def dev_unid(self) -> str: ...
+    @property
+    def held(self) -> dict[tuple[str, str | None], Json]: ...
+    @property
+    def changed(self) -> threading.Condition: ...
+    def request(self, command: str) -> Json: ...
+
+
 def in_step(world: World, device: Device) -> bool:
     item = world.device_item(device)
     return bool(item["online"]) and item["pending"] == 0 and item["refused"] == 0
@@ -212,7 +225,7 @@ def compare(world: World, cell: Cell) -> None:
                 cell.problems.append(f"it had been settled, and was changed: {row} -> {dict(now)}")
 
 
-def differences(world: World, device: Device) -> list[str]:
+def differences(world: World, device: Holder) -> list[str]:
     """What the device holds, against what operators are shown, and against what the server tells the device."""
     problems = []
     with device.changed:
@@ -239,14 +252,14 @@ def whole(task: Json) -> Json:
     return {name: value for name, value in task.items() if value is not None}
 
 
-def shown_of(world: World, device: Device) -> dict[tuple[str, str | None], Json]:
+def shown_of(world: World, device: Holder) -> dict[tuple[str, str | None], Json]:
     """What a device should hold by `get tasks`, `get subtasks` and `get store_confs`."""
     found: dict[tuple[str, str | None], Json] = {}
-    tasks = {task["task_id"]: task for task in world.tasks_of(device)}
+    tasks = {task["task_id"]: task for task in world.every("tasks", dev_unid=device.dev_unid)}
     for task in tasks.values():
         if task["task_type"] == "pic":
             found[task["task_id"], None] = content_of(world, task)
-    for item in world.subtasks_of(dev_unid=device.dev_unid):
+    for item in world.every("subtasks", dev_unid=device.dev_unid):
         vchan = {} if item["vchan"] is None else {"vchan": item["vchan"]}
         task_id = item["task_id"]
         found[task_id, item["subtask_id"]] = content_of(world, tasks[task_id]) | vchan | {"rev": item["rev"]}

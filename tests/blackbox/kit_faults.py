@@ -70,6 +70,11 @@ class Faults:
 
     # -- the clocks
 
+    @property
+    def wall(self) -> float:
+        """Seconds by which the wall clock is ahead."""
+        return self._get("wall")
+
     def move_wall_clock(self, seconds: float) -> None:
         """The wall clock jumps, forwards or back."""
         self._set("wall", self._get("wall") + seconds)

@@ -49,6 +49,7 @@ class Ecode(IntEnum):
     TOO_MANY = 1004290001, "too many requests (rate, in flight, or waiting)"
     INTERNAL = 1005000001, "internal error (a reference to the log line, never a traceback)"
     REFUSED = 1005020001, "a device refused; its own ecode and enote are in devices"
+    LOST = 1005020002, "(of a device) it lost its connection each time it was sent this"
     OFFLINE = 1005030001, "a device is offline"
     STOPPING = 1005030002, "the server is stopping or overloaded"
     SILENT = 1005040001, "a device did not answer in time"

@@ -91,4 +91,5 @@ class Answer:
 
 CONFIRMED = Answer(State.CONFIRMED, 0, "ok")
 OFFLINE = Answer(State.PENDING, Ecode.OFFLINE, "the device is offline")
+LOST = Answer(State.REFUSED, Ecode.LOST, "connection lost each time")
 SILENT = Answer(State.PENDING, Ecode.SILENT, "the device did not answer in time")

@@ -188,6 +188,7 @@ class DevconfService(MultiService):
             self._log.info("settled {count} commands that were under way when the server ended", count=recovered)
         if self._ended:
             return
+        self.delivery.start()
         self._running = True
         limits = self._config.limits
         site = BoundedSite(

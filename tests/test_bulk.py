@@ -35,6 +35,7 @@ class Slow:
     device: MemoryDevice
     unread: list[MemoryDevice]
     writable: bool = True
+    ended_here: bool = False
 
     def send(self, *parts: bytes) -> None:
         self.device.send(*parts)

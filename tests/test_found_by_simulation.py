@@ -8,7 +8,7 @@ from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
 from tests.conftest import LoggedErrors
-from tests.delivering import WAIT, configure, online, pic_task
+from tests.delivering import NEW, WAIT, configure, online, pic_task
 
 
 def test_no_slot_is_kept_after_a_stale_answer_that_changes_nothing(server: MemoryServer) -> None:
@@ -112,3 +112,31 @@ def test_a_configuration_that_is_replaced_while_a_task_is_given_it_in_vain_does_
     device.obey()
     other.obey()
     assert [each.held[(task_id, "")]["store_conf"]["file_b64"] for each in (device, other)] == ["MQ==", "MQ=="]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_task_that_is_added_after_it_was_said_to_be_lacking_is_deleted(server: MemoryServer, force: bool) -> None:
+    device = online(server, "a")
+    pic_task(server, device)
+    made = server.call(
+        "post tasks", {"name": "b", "task_type": "pic", "algo_comb": NEW, "dev_unids": [device.dev_unid]}
+    )
+    server.advance(WAIT)
+    task_id = server.result(made)["task_id"]
+    late = device.inbox[0]
+    device.inbox.clear()
+    server.call("delete tasks", {"task_id": task_id, "force": force})
+    deletion = device.inbox[0]
+    device.revs[(task_id, "")] = deletion["params"]["rev"]
+    device.answer(deletion, 1004040001, "no such task here")
+    device.held[(task_id, "")] = late["params"]  # only now it is done with what it began before
+    device.answer(late)
+    [message] = device.inbox
+    assert message["command"].startswith("delete ")
+    assert message["params"]["rev"] > deletion["params"]["rev"]
+    device.obey()
+    assert (task_id, "") not in device.held
+    assert server.service.delivery._lanes == {}
+    device.lose()
+    device.connect()
+    assert device.inbox == []

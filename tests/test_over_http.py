@@ -115,6 +115,7 @@ class Box:
     """A device's connection that keeps what it is sent."""
 
     writable = True
+    ended_here = False
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []

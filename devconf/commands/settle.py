@@ -91,7 +91,9 @@ class _Case:
         refused = next(((k, s.answer) for k, s in self.seen.items() if s.answer.state is State.REFUSED), None)
         if refused is not None:
             key, answer = refused
-            told += f"; the device {key.dev_unid} says {answer.ecode} {answer.enote!r}"
+            lost = answer.ecode == Ecode.LOST
+            what = "lost its connection each time" if lost else f"says {answer.ecode} {answer.enote!r}"
+            told += f"; the device {key.dev_unid} {what}"
         return told
 
 
@@ -247,10 +249,12 @@ def _keep(case: _Case) -> Settled:
 
 
 def _put_store_conf(case: _Case) -> Settled:
-    """Any answer but "I lack that" is a delivery (§20.3)."""
+    """Any answer but "I lack that" is a delivery (§20.3); one that lost its connection each time gave none."""
     total = len(case.seen)
     missing = [
-        seen.answer for seen in case.seen.values() if seen.answer.state is State.PENDING or seen.answer.ecode in LACKS
+        seen.answer
+        for seen in case.seen.values()
+        if seen.answer.state is State.PENDING or seen.answer.ecode in (*LACKS, Ecode.LOST)
     ]
     unconfirmed = [
         entry(key, seen.answer) for key, seen in case.seen.items() if seen.answer.state is not State.CONFIRMED

@@ -17,7 +17,7 @@ from devconf.store import Store, answers, complain
 from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
 
-_STATES = {Outcome.APPLIED: State.CONFIRMED, Outcome.REFUSED: State.REFUSED}
+_STATES = {Outcome.APPLIED: State.CONFIRMED, Outcome.REFUSED: State.REFUSED, Outcome.LOST: State.REFUSED}
 
 #: Answers, each with the order it answers.
 Batch = list[tuple[Acknowledgement, Order]]

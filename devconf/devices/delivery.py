@@ -30,8 +30,10 @@ from devconf.devices.link import Link
 from devconf.devices.pace import Pace
 from devconf.devices.pending import NoAnswer
 from devconf.devices.reader import Reader
+from devconf.devices.resting import Resting
+from devconf.devices.suspects import Suspects
 from devconf.devices.watch import Seen, Watch
-from devconf.model import Answer, OrderKey, State
+from devconf.model import LOST, Answer, OrderKey, State
 from devconf.store import Store
 from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
@@ -65,6 +67,8 @@ class Delivery:
     _reader: Reader = field(init=False)
     _book: AnswerBook = field(init=False)
     _pace: Pace = field(init=False)
+    _suspects: Suspects = field(init=False)
+    _resting: Resting = field(init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -72,6 +76,12 @@ class Delivery:
         self._pace = Pace(self._clock)
         self._reader = Reader(self._clock, self._store, self._lanes, self._send, self._tidy)
         self._book = AnswerBook(self._store, self._now, self._hub.events, self._written, self._not_written)
+        self._suspects = Suspects(self._clock)
+        self._resting = Resting(self._clock, self._now, self._store, self.nudge)
+
+    def start(self) -> None:
+        """Begin to wake what has rested long enough."""
+        self._resting.look()
 
     # -- for commands
 
@@ -162,6 +172,7 @@ class Delivery:
         self._stopped = True
         self._reader.stop()
         self._pace.stop()
+        self._resting.stop()
         for lane in self._lanes.values():
             lane.disarm()
 
@@ -181,6 +192,14 @@ class Delivery:
     def drained(self, link: Link) -> None:
         """See :class:`IDelivery`."""
         self._reader.bulk.done(link)
+
+    def lost(self, link: Link) -> None:
+        """See :class:`IDelivery`."""
+        lane = self._lanes.get(link.dev_unid)
+        for order in self._suspects.lost(lane) if lane is not None else ():
+            self._lane(link.dev_unid).slot(order.key).phase = Phase.WRITING
+            rests = Acknowledgement(order.key, order.rev, link.epoch, Outcome.LOST, LOST.ecode, LOST.enote)
+            self._book.add(rests, order)
 
     def disconnected(self, link: Link) -> None:
         """See :class:`IDelivery`."""
@@ -202,6 +221,7 @@ class Delivery:
         slot = lane.slot(order.key)
         if slot.phase is Phase.SILENT:
             slot.phase = Phase.WRITING
+        self._suspects.answered(None, order.key)
         lane.heard_at = self._clock.seconds()
         self._book.add(interpret(order, answer, link.epoch, slot.stale, late=True), order)
 
@@ -249,6 +269,8 @@ class Delivery:
         if room <= 0 or (order.conf is not None and order.conf not in self._reader.contents):
             lane.queue[order.key] = None
             return True
+        if self._suspects.put_off(lane, order):
+            return True
         params: dict[str, Any] = order.params
         if order.conf is not None:
             params = {**params, "store_conf": self._reader.contents[order.conf]}
@@ -260,6 +282,7 @@ class Delivery:
         timeout = self._timeout + sum(map(len, parts)) / 65536
         slot.phase = Phase.SENT
         slot.dirty = False
+        self._suspects.sent(lane, slot, order)
         deadline = self._clock.seconds() + timeout
         for watch in slot.watches:
             watch.sent(order.key, order.rev, deadline)
@@ -279,6 +302,7 @@ class Delivery:
     def _answered(self, answer: wire.DeviceAnswer, lane: Lane, slot: Slot, order: Order, link: Link) -> None:
         failpoints.reach("answer received")
         slot.phase = Phase.WRITING
+        self._suspects.answered(lane, order.key)
         lane.heard_at = self._clock.seconds()
         self._book.add(interpret(order, answer, link.epoch, slot.stale), order)
 
@@ -303,6 +327,8 @@ class Delivery:
             lane.arm(slot.retry_at)
 
     def _written(self, rows: dict[OrderKey, Any], batch: list[tuple[Acknowledgement, Order]]) -> None:
+        if any(answer.outcome is Outcome.LOST for answer, _ in batch):
+            self._resting.added()
         for answer, _ in batch:
             lane = self._lanes.get(answer.key.dev_unid)
             slot = lane.slots.get(answer.key) if lane is not None else None
@@ -317,7 +343,8 @@ class Delivery:
         if slot.phase is Phase.WRITING:
             slot.phase = Phase.IDLE
         slot.stale = slot.stale + 1 if answer.outcome is Outcome.STALE else 0
-        if answer.outcome in (Outcome.APPLIED, Outcome.REFUSED) and (row is None or row.acked_rev >= answer.rev):
+        over = answer.outcome in (Outcome.APPLIED, Outcome.REFUSED, Outcome.LOST)
+        if over and (row is None or row.acked_rev >= answer.rev):
             slot.reset()
             ended = (
                 Answer(State.CONFIRMED, 0, "ok")

@@ -39,6 +39,9 @@ class IDelivery(Interface):
     def connected(link: Link) -> None:
         """A device is connected and may be sent to."""
 
+    def lost(link: Link) -> None:
+        """Its connection was lost, and the server had no part in that; :meth:`disconnected` follows."""
+
     def disconnected(link: Link) -> None:
         """It no longer is."""
 
@@ -158,6 +161,8 @@ class Hub:
         """Note the end of a connection."""
         if not link.gone:
             del self._links[link.dev_unid]
+            if link.live and not link.transport.ended_here:
+                self.delivery.lost(link)
             self._end(link)
 
     def _end(self, link: Link) -> None:

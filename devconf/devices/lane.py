@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from devconf.devices.link import Link
 from devconf.devices.watch import Watch
 from devconf.model import OrderKey
+from devconf.store.outbox import Order
 
 #: Seconds until it is looked again whether a device's time runs.
 LOOK_AGAIN = 5.0
@@ -33,6 +34,7 @@ class Slot:
     :ivar attempts: how often in a row it was not answered in time.
     :ivar retry_at: when it is sent again, if it is silent.
     :ivar stale: how often in a row the device said that its rev is newer.
+    :ivar sent: what was sent last on this connection, and when.
     """
 
     key: OrderKey
@@ -41,6 +43,7 @@ class Slot:
     attempts: int = 0
     retry_at: float = 0.0
     stale: int = 0
+    sent: tuple[Order, float] | None = None
     watches: list[Watch] = field(factory=list)
 
     @property
@@ -77,6 +80,9 @@ class Lane:
     :ivar link: its live connection.
     :ivar queue: what may be due, in the order in which it became so.
     :ivar lined: large messages of it that wait for their turn among those of all devices.
+    :ivar suspects: what is due and may kill the device, with how many connections it has cost: it goes alone, and last.
+    :ivar chosen: the suspect that has been taken to be sent next.
+    :ivar alone_until: a suspect was sent: until then nothing else is, unless it is answered.
     :ivar scan: how far what is due has been read from the store (catching up); None: all of it has been.
     :ivar later: when it is caught up, if it was a moment ago.
     :ivar reading: what is due of it is being read.
@@ -90,6 +96,9 @@ class Lane:
     slots: dict[OrderKey, Slot] = field(factory=dict, init=False)
     queue: dict[OrderKey, None] = field(factory=dict, init=False)
     lined: set[OrderKey] = field(factory=set, init=False)
+    suspects: dict[OrderKey, int] = field(factory=dict, init=False)
+    chosen: OrderKey | None = field(default=None, init=False)
+    alone_until: float = field(default=0.0, init=False)
     scan: OrderKey | None = field(default=None, init=False)
     later: float | None = field(default=None, init=False)
     reading: bool = field(default=False, init=False)
@@ -105,11 +114,24 @@ class Lane:
 
     def room(self) -> int:
         """Return how many messages may be made now; those that wait for their turn are as good as made."""
-        return 0 if self.link is None else self.link.room() - len(self.lined)
+        return 0 if self.link is None or self.alone else self.link.room() - len(self.lined)
+
+    @property
+    def alone(self) -> bool:
+        """A suspect was sent, and must not be joined by anything."""
+        return self._clock.seconds() < self.alone_until
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is due but suspects, and no answer is awaited."""
+        return (
+            not self.queue and self.scan is None and not any(slot.phase is Phase.SENT for slot in self.slots.values())
+        )
 
     def wants(self) -> bool:
         """Tell whether there is something to read, and room for it."""
-        return bool((self.queue or self.scan is not None) and self.room() > 0)
+        due = self.queue or self.scan is not None or (self.suspects and self.quiet and not self.lined)
+        return bool(due and self.room() > 0)
 
     def take(self, most: int) -> list[OrderKey]:
         """Take from the queue up to ``most`` orders that may be sent; what may not is dropped from it.
@@ -124,6 +146,12 @@ class Lane:
             slot = self.slots.get(key)
             if slot is None or slot.may_send(now):
                 taken.append(key)
+        if not taken and self.suspects and self.quiet and not self.lined:
+            self.chosen = min(self.suspects, key=self.suspects.__getitem__)
+            del self.suspects[self.chosen]
+            slot = self.slots.get(self.chosen)
+            if slot is None or slot.may_send(now):
+                taken.append(self.chosen)
         return taken
 
     def lost(self) -> None:
@@ -131,10 +159,13 @@ class Lane:
         self.link = None
         self.queue.clear()
         self.lined.clear()
+        self.suspects.clear()
+        self.alone_until = 0.0
         self.scan = self.later = None
         for slot in self.slots.values():
             if slot.phase in (Phase.SENT, Phase.SILENT):
                 slot.phase = Phase.IDLE
+            slot.sent = None
             slot.reset()
 
     def forget_idle(self) -> None:
@@ -145,7 +176,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Nothing is under way."""
-        under_way = self.slots or self.queue or self.lined or self.reading
+        under_way = self.slots or self.queue or self.lined or self.suspects or self.reading
         return not under_way and self.scan is None and self.later is None
 
     # -- one timer, for the soonest of its deadlines and retries
@@ -173,7 +204,9 @@ class Lane:
 
         :param timeout: ``device_timeout``, seconds.
         """
-        times = [] if self.later is None else [self.later]
+        times = [self.later] if self.later is not None else []
+        if self.alone:
+            times.append(self.alone_until)
         for slot in self.slots.values():
             if slot.phase is Phase.SILENT and self.link is not None:
                 times.append(slot.retry_at)

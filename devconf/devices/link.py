@@ -27,6 +27,7 @@ class IDeviceTransport(Interface):
     """What a link needs of the protocol it speaks through."""
 
     writable: bool = Attribute("Whether the device reads what is sent.")
+    ended_here: bool = Attribute("Whether the server has ended the connection, for a reason of its own.")
 
     def send(*parts: bytes) -> None:
         """Hand a message to the socket, in parts that may be common to many messages."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from devconf import sessions
 from devconf.config import Limits
 from devconf.devices.hub import Hub
 from devconf.devices.link import IDeviceTransport, Link
@@ -26,6 +30,19 @@ class DeviceProtocol(Peer):
         super().__init__()
         self.identity = identity
         self.address = address
+        self.ended_here = False
+
+    def close(self, code: int, reason: str) -> None:
+        """See :class:`IDeviceTransport`."""
+        # What it answers with may be its own fault, as a frame that breaks the protocol is.
+        self.ended_here = self.ended_here or code != sessions.UNSUPPORTED
+        super().close(code, reason)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See ``IProtocol``."""
+        # It does not read, or was silent for too long.
+        self.ended_here = self.ended_here or reason.check(ConnectionAborted) is not None
+        super().connectionLost(reason)
 
     def opened(self) -> None:
         """See :class:`Peer`."""

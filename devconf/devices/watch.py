@@ -7,6 +7,7 @@ from collections.abc import Callable
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
+from devconf.errors import Ecode
 from devconf.model import OFFLINE, SILENT, Answer, OrderKey, State
 
 
@@ -24,9 +25,12 @@ class Seen:
     def may_have(self) -> bool:
         """Whether the device took it, or may have.
 
-        Of one that refused, the message it refused did nothing; but it may have taken one before, unanswered.
+        Of one that refused, the message it refused did nothing; but it may have taken one before, unanswered. One
+        that lost its connection each time has not answered at all.
         """
-        return self.answer.state is State.CONFIRMED or self.sent > (self.answer.state is State.REFUSED)
+        if self.answer.state is State.CONFIRMED or self.answer.ecode == Ecode.LOST:
+            return True
+        return self.sent > (self.answer.state is State.REFUSED)
 
 
 @define(eq=False)

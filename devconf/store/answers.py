@@ -9,11 +9,13 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, select, tuple_, update
 
+from devconf.errors import Ecode
 from devconf.model import OrderKey
 from devconf.store.orders import (
     KEY,
     behind,
     bound,
+    deleted,
     key_of,
     raise_rows,
     rows_of,
@@ -26,17 +28,21 @@ from devconf.store.tables import commands, devices, orders, tasks
 #: A device may not push a task's counter beyond this: 2**52 further changes remain.
 MAX_REV = 2**52
 
+#: Beyond the rev of an order that is answered when its task is gone: the device has seen no rev above that.
+LEAP = 2**20
+
 #: By these a device says that it has no such task, or no such subtask (§6).
 LACKS = (1004040001, 1004040003)
 
 
 class Outcome(Enum):
-    """What an answer says of the order it answers."""
+    """What an answer says of the order it answers; ``LOST``: there is none, it has cost too many connections."""
 
     APPLIED = "applied"
     REFUSED = "refused"
     LACKS = "lacks"
     STALE = "stale"
+    LOST = "lost"
 
 
 @frozen
@@ -44,7 +50,7 @@ class Acknowledgement:
     """An answer to an order, to be written.
 
     :ivar epoch: of the connection it came on; one that is not the device's newest is not written.
-    :ivar ecode: the device's own.
+    :ivar ecode: the device's own; of ``LOST`` ours.
     :ivar device_rev: of ``STALE``: the rev that the device has.
     """
 
@@ -81,10 +87,14 @@ _statements = {
         **_answered,
     ),
     Outcome.REFUSED: update(orders).where(this, _newer, _current).values(**_answered),
+    Outcome.LOST: update(orders)
+    .where(this, _newer, _current, orders.c.wanted_rev == bindparam("k_rev"))
+    .values(**_answered),
     Outcome.LACKS: update(orders).where(this, _newer, _current).values(acked_rev=0, applied_rev=0),
 }
 # What a delete was answered is kept while its command runs, which settles it; else any answer ends the matter.
-_over = delete(orders).where(this, orders.c.life == "deleted", ~behind, ~_running)
+_over = delete(orders).where(this, deleted, ~_running)
+_epoch = select(devices.c.epoch).where(devices.c.dev_unid == bindparam("dev_unid"))
 
 
 def acknowledge(
@@ -104,9 +114,9 @@ def acknowledge(
                 "v_enote": answer.enote,
                 "v_at": now,
                 "v_late": answer.late,
-                **({"v_delete": deleted} if outcome is Outcome.APPLIED else {}),
+                **({"v_delete": of_delete} if outcome is Outcome.APPLIED else {}),
             }
-            for answer, deleted in answers
+            for answer, of_delete in answers
             if answer.outcome is outcome
         ]
         if values:
@@ -114,9 +124,33 @@ def acknowledge(
     for answer, _ in answers:
         if answer.outcome is Outcome.STALE:
             _overtake(connection, answer)
-    keys = list({answer.key for answer, _ in answers})
-    connection.execute(_over, [bound(key) for key in keys])
-    return rows_of(connection, keys)
+    last = {answer.key: (answer, of_delete) for answer, of_delete in answers}
+    connection.execute(_over, [bound(key) for key in last])
+    rows = rows_of(connection, list(last))
+    for answer, of_delete in last.values():
+        if answer.outcome is Outcome.APPLIED and not of_delete and answer.key not in rows:
+            _take_away(connection, answer)
+            rows |= rows_of(connection, [answer.key])
+    return rows
+
+
+def _take_away(connection: Connection, answer: Acknowledgement) -> None:
+    """Let a device delete what it did late, after it had said that it lacks what it was to delete."""
+    if connection.execute(_epoch, {"dev_unid": answer.key.dev_unid}).scalar() == answer.epoch:
+        _want_away(connection, answer.key, answer.rev, LEAP)
+
+
+def _want_away(connection: Connection, key: OrderKey, rev: int, leap: int = 1) -> None:
+    """Let a device delete what there is no row of.
+
+    :param rev: the device has it at this one.
+    :param leap: how far beyond that, if the task is gone with its counter.
+    """
+    # Of a task that there is, the device may have seen a higher rev than the one it tells.
+    counted = update(tasks).where(tasks.c.task_id == key.task_id).values(rev=func.max(tasks.c.rev, rev) + 1)
+    above = connection.execute(counted.returning(tasks.c.rev)).scalar() or rev + leap
+    want_present(connection, [key], above)
+    want_deleted(connection, [key], above)
 
 
 def _overtake(connection: Connection, answer: Acknowledgement) -> None:
@@ -154,7 +188,9 @@ _new_epoch = (
     .values(epoch=devices.c.epoch + 1)
     .returning(devices.c.epoch, devices.c.echoes)
 )
-_refused = select(exists().where(_of_device, orders.c.ecode != 0, ~behind))
+# What rests is not sent again because of a connection: it has cost the ones before.
+_no = and_(orders.c.ecode != 0, orders.c.ecode != Ecode.LOST, ~behind)
+_refused = select(exists().where(_of_device, _no))
 _behind = select(exists().where(_of_device, behind))
 _all = select(orders).where(_of_device)
 
@@ -168,7 +204,7 @@ def connect(connection: Connection, dev_unid: str) -> Connected | None:
     if row is None:
         return None
     if connection.execute(_refused, {"dev_unid": dev_unid}).scalar():
-        raise_rows(connection, and_(orders.c.dev_unid == dev_unid, orders.c.ecode != 0, ~behind))
+        raise_rows(connection, and_(orders.c.dev_unid == dev_unid, _no))
     late = connection.execute(_behind, {"dev_unid": dev_unid}).scalar()
     return Connected(row.epoch, row.echoes, bool(late))
 
@@ -199,8 +235,4 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
         connection.execute(nothing, [bound(key) for key in differs])
     unknown = [(key, rev) for key, rev in has.items() if key not in rows and 0 <= rev < MAX_REV]
     for key, rev in unknown[: max(0, MAX_UNKNOWN - sum(row.life == "deleted" for row in rows.values()))]:
-        # Of a task that there is, the device may have seen a higher rev than the one it tells.
-        counted = update(tasks).where(tasks.c.task_id == key.task_id).values(rev=func.max(tasks.c.rev, rev) + 1)
-        above = connection.execute(counted.returning(tasks.c.rev)).scalar() or rev + 1
-        want_present(connection, [key], above)
-        want_deleted(connection, [key], above)
+        _want_away(connection, key, rev)

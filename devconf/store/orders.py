@@ -32,6 +32,7 @@ from sqlalchemy import (
     update,
 )
 
+from devconf.errors import Ecode
 from devconf.model import OrderKey
 from devconf.store.tables import orders, subtasks, task_devices, tasks
 
@@ -49,7 +50,9 @@ _raise_task = (
 )
 _remove = delete(orders).where(this)
 _change = update(orders).where(this)
-_sweep = delete(orders).where(orders.c.task_id == bindparam("task_id"), orders.c.life == "deleted", ~behind)
+#: A delete that has been answered; one that rests has not been.
+deleted = and_(orders.c.life == "deleted", ~behind, orders.c.ecode != Ecode.LOST)
+_sweep = delete(orders).where(orders.c.task_id == bindparam("task_id"), deleted)
 
 
 def bound(key: OrderKey) -> dict[str, str]:

@@ -39,6 +39,7 @@ class MemoryDevice:
     held: dict[Key, dict[str, Any]] = field(factory=dict)
     revs: dict[Key, int] = field(factory=dict)
     closed: tuple[int, str] | None = None
+    ended_here: bool = False
     link: Link | None = None
     dev_key: str = ""
     address: str = "127.0.0.1"
@@ -57,6 +58,7 @@ class MemoryDevice:
     def close(self, code: int, reason: str) -> None:
         """See :class:`IDeviceTransport`."""
         self.closed = (code, reason)
+        self.ended_here = True
         self.server.clock.callLater(0, self.lose)
 
     # -- coming and going
@@ -64,6 +66,7 @@ class MemoryDevice:
     def connect(self) -> None:
         """Open a connection; a new one replaces the old."""
         self.closed = None
+        self.ended_here = False
         self.inbox.clear()
         self.server.service.sessions.add(self._identity, self.close)
         self.link = self.server.service.hub.opened(self._identity, self.address, self)

@@ -13,6 +13,8 @@ Key = tuple[str, str]
 
 #: What a device says that lacks a task, or a subtask.
 LACKS = (1004040001, 1004040003)
+#: What the server says of an order that has cost its device too many connections in a row: it rests.
+LOST = 1005020002
 STALE = 1004090008
 
 _STORED = ("tasks", "tasks/pic_task_config", "subtasks", "store_confs", "devices")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from enum import IntFlag
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
@@ -17,14 +18,30 @@ PONG_WITHIN = 10.0
 READ_WITHIN = 60.0
 
 
+class Hold(IntFlag):
+    """Why nothing more is read of a peer."""
+
+    NONE = 0
+    #: Others have their turn.
+    TURN = 1
+    #: Too much of what it sent came to nothing.
+    USELESS = 2
+    #: Its requests in flight are too large.
+    BUSY = 4
+
+
 class Paced(Protocol):
     """What is needed of a peer."""
 
     peer: str | None
 
     @property
-    def stuck(self) -> bool:
-        """Whether it cannot be heard or told anything now: it does not read, or is not read."""
+    def unread(self) -> bool:
+        """Whether it has something to read."""
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is read of it."""
 
     def sendPing(self) -> object:
         """Ask whether it is there."""
@@ -94,17 +111,21 @@ class Keepalive:
             self._log.info("{peer} does not read: connection dropped", peer=peer.peer)
             peer.give_up()
         for peer in self._due(self._pinged, now):
-            if peer.stuck:
+            if peer.unread or peer.held:
                 self._quiet[peer] = now + PING_EVERY
             else:
                 self._log.info("{peer} is silent: connection dropped", peer=peer.peer)
                 peer.give_up()
         for peer in self._due(self._quiet, now):
-            if peer.stuck:
+            if peer.unread:
+                self._quiet[peer] = now + PING_EVERY
+                continue
+            # The answer of one that is not read would not be heard; but if it is gone, the system says so.
+            if peer.held:
                 self._quiet[peer] = now + PING_EVERY
             else:
                 self._pinged[peer] = now + PONG_WITHIN
-                peer.sendPing()
+            peer.sendPing()
         self._arm()
 
     def _due(self, waiting: Waiting, now: float) -> list[Paced]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from enum import IntFlag
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -21,7 +20,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from devconf import sessions
-from devconf.pacing import Keepalive, Turns
+from devconf.pacing import Hold, Keepalive, Turns
 from devconf.sparing import Muted, SparingLog
 
 CLOSE_WITHIN = 5.0
@@ -39,18 +38,6 @@ USELESS_BURST = 1000
 USELESS_RATE = 100.0
 
 _log = Logger()
-
-
-class Hold(IntFlag):
-    """Why nothing more is read of a peer."""
-
-    NONE = 0
-    #: Others have their turn.
-    TURN = 1
-    #: Too much of what it sent came to nothing.
-    USELESS = 2
-    #: Its requests in flight are too large.
-    BUSY = 4
 
 
 @implementer(IPushProducer)
@@ -110,9 +97,14 @@ class Peer(WebSocketServerProtocol):
         return self._is_open and not self._given_up and bool(self.state == self.STATE_OPEN)
 
     @property
-    def stuck(self) -> bool:
-        """Whether the peer cannot be heard or told anything now: it does not read, or is not read."""
-        return self._paused or bool(self._held)
+    def unread(self) -> bool:
+        """Whether the peer has something to read."""
+        return self._paused
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is read of the peer."""
+        return bool(self._held)
 
     def send(self, *parts: bytes) -> None:
         """Send a text message; of a peer that does not read, keep it within the limits or drop the connection.

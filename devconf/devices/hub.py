@@ -25,6 +25,7 @@ from devconf.devices.link import IHub, Link
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import Identity
+from devconf.sparing import SparingLog
 from devconf.store import Store, answers, complain, outbox
 
 #: A page of a device's own ``get tasks`` ends once its contents pass so many bytes.
@@ -87,9 +88,11 @@ class Hub:
     duplicates: Duplicates = field(init=False)
     _links: dict[str, Link] = field(factory=dict, init=False)
     _req_ids: Any = field(init=False)
+    _sparing: SparingLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.duplicates = Duplicates(self.clock)
+        self._sparing = SparingLog(self.clock, self._log)
         run = self._random.identifier()
         self._req_ids = (f"{run}-{number}" for number in count(1))
 
@@ -231,7 +234,7 @@ class Hub:
     def drop(self, link: Link, why: str) -> None:
         """See :class:`IHub`."""
         self.dropped += 1
-        self._log.debug("a message of {device} was dropped: {why}", device=link.dev_unid, why=why)
+        self._sparing.info("a message of {device} was dropped: {why}", device=link.dev_unid, why=why)
 
     def asked(self, link: Link, message: dict[str, Any]) -> bool:
         """See :class:`IHub`. A device may ``get tasks``, and nothing else (§6)."""

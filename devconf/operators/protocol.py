@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,14 +22,18 @@ from devconf.config import Limits
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Event, Events, Topic
 from devconf.model import Identity, Role
+from devconf.pacing import Hold
 from devconf.sessions import Sessions
-from devconf.websocket import Hold, Peer, PeerFactory
+from devconf.websocket import Peer, PeerFactory
 
 _log = Logger()
 
 #: Seconds between progress frames at least, and until the first one at most.
 PROGRESS_EVERY = 0.1
 PROGRESS_FIRST = 1.0
+
+#: Lists (``get``) of one connection that are read at a time. All that are asked for would keep the store from others.
+LISTS = 8
 
 #: Bytes of requests of one connection in flight beyond which nothing more is read of it.
 IN_FLIGHT_BYTES = 4 * 1024 * 1024
@@ -48,6 +56,7 @@ class OperatorProtocol(Peer):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._asker = Asker()
+        self._lists = Lists()
         self._topics: set[Topic] = set()
         self._seq = 0
 
@@ -58,6 +67,7 @@ class OperatorProtocol(Peer):
     def lost(self) -> None:
         """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
         self._asker.leave()
+        self._lists.forget()
         for topic in list(self._topics):
             self.unsubscribe(topic)
         self.factory.sessions.remove(self.identity, self.close)
@@ -77,6 +87,13 @@ class OperatorProtocol(Peer):
             self._respond(echoed, {"ecode": failure.ecode, "enote": failure.enote})
             return
         self._begun(len(payload))
+        begin = partial(self._handle, request, echoed, len(payload))
+        if request.command[:4].lower() == "get ":
+            self._lists.ask(begin)
+        else:
+            begin()
+
+    def _handle(self, request: wire.Request, echoed: dict[str, Any], size: int) -> Deferred[None]:
         progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
         handled = self.factory.registry.handle(
             request,
@@ -85,8 +102,8 @@ class OperatorProtocol(Peer):
             self._asker,
             subscriber=self,
         )
-        handled.addBoth(self._finished, len(payload), progress)
-        handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
+        handled.addBoth(self._finished, size, progress)
+        return handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
 
     def _begun(self, size: int) -> None:
         self._in_flight += 1
@@ -138,6 +155,40 @@ class OperatorProtocol(Peer):
 
 def _no_progress(_done: int, _total: int) -> None:
     """Nobody asked."""
+
+
+@define
+class Lists:
+    """The lists that one connection has asked for: some are read, the others wait for these."""
+
+    _running: int = field(default=0, init=False)
+    _waiting: deque[Callable[[], Deferred[None]]] = field(factory=deque, init=False)
+    _going: bool = field(default=False, init=False)
+
+    def ask(self, begin: Callable[[], Deferred[None]]) -> None:
+        """Call ``begin`` in its turn; what it returns fires when the list is made."""
+        self._waiting.append(begin)
+        self._go_on()
+
+    def forget(self) -> None:
+        """Begin no more of them."""
+        self._waiting.clear()
+
+    def _go_on(self) -> None:
+        # A loop, since one that fails at once would begin the next one from within.
+        if self._going:
+            return
+        self._going = True
+        try:
+            while self._waiting and self._running < LISTS:
+                self._running += 1
+                self._waiting.popleft()().addBoth(self._done)
+        finally:
+            self._going = False
+
+    def _done(self, _result: object) -> None:
+        self._running -= 1
+        self._go_on()
 
 
 @define

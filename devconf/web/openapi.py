@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from attrs import define
+from attrs import define, field
 from twisted.web.server import Request
 
 import devconf
@@ -41,9 +42,13 @@ _ANSWER = {
 
 @define
 class Descriptions:
-    """The handlers."""
+    """The handlers. Each document is made once: it takes long, and anybody may ask for it.
+
+    :ivar _registry: with all its commands by the time of the first request.
+    """
 
     _registry: Registry
+    _made: dict[str, msgspec.Raw] = field(factory=dict, init=False)
 
     def add_to(self, app: Klein) -> None:
         """Let ``app`` have the addresses of both documents."""
@@ -52,11 +57,16 @@ class Descriptions:
 
     def openapi(self, request: Request) -> bytes:
         """``GET /webapi/v1/openapi.json``."""
-        return render_json(request, openapi(self._registry))
+        return render_json(request, self._document("openapi", openapi))
 
     def asyncapi(self, request: Request) -> bytes:
         """``GET /webapi/v1/asyncapi.json``."""
-        return render_json(request, asyncapi(self._registry))
+        return render_json(request, self._document("asyncapi", asyncapi))
+
+    def _document(self, name: str, make: Callable[[Registry], dict[str, Any]]) -> msgspec.Raw:
+        if name not in self._made:
+            self._made[name] = msgspec.Raw(wire.encode(make(self._registry)))
+        return self._made[name]
 
 
 def openapi(registry: Registry) -> dict[str, Any]:

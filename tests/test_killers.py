@@ -298,8 +298,8 @@ def test_losses_that_do_not_count(
         end(server, device)
         server.finish()
     assert stored(server, task_id)["state"] == "pending"
-    if device.link is None:
-        back(device)
+    back(device)
+    server.advance(PAUSE)
     device.obey()
     assert stored(server, task_id)["state"] == "confirmed"
 

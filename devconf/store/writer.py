@@ -74,7 +74,6 @@ def _run_job(connection: Connection, sqlite: Any, job: Job) -> Any:
     sqlite.execute("SAVEPOINT job").close()
     try:
         result = job.function(connection, *job.args)
-        sqlite.execute("RELEASE job").close()
     except BaseException:
         if not sqlite.in_transaction:
             # SQLite has given up the whole of it, as it does when the disk is full: what the others did is lost too,
@@ -84,6 +83,8 @@ def _run_job(connection: Connection, sqlite: Any, job: Job) -> Any:
         sqlite.execute("ROLLBACK TO job").close()
         sqlite.execute("RELEASE job").close()
         return failure
+    # If this fails the savepoint may be gone all the same: then all of the batch fails.
+    sqlite.execute("RELEASE job").close()
     return result
 
 

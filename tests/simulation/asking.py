@@ -51,7 +51,10 @@ class Asking:
 
     def make(self, kind: str, number: int, draw: Draw) -> Made:
         """Return the request ``number`` of ``kind``, a key of :data:`KINDS`."""
-        return KINDS[kind](self, number, draw)
+        command, params, wrong = KINDS[kind](self, number, draw)
+        if kind in WAITING and draw.chance(12):
+            params["connect_wait"] = draw.one([0.5, 3.0, 12.0])
+        return command, params, wrong
 
     # -- parts
 
@@ -197,6 +200,18 @@ _CHANGES: dict[str, Callable[[Asking, int, Draw], Made]] = {
     "put_conf": Asking.put_conf,
     "delete_conf": Asking.delete_conf,
 }
+
+#: What may wait for devices to connect.
+WAITING = (
+    "post_pic",
+    "put_task",
+    "pic_task_config",
+    "delete_task",
+    "post_subtask",
+    "delete_subtask",
+    "put_conf",
+    "call",
+)
 
 #: Everything that a client may ask for.
 KINDS: dict[str, Callable[[Asking, int, Draw], Made]] = {

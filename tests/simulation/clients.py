@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tests.simulation.frames import BINARY, Socket
 from tests.simulation.network import Connection
 from tests.simulation.pipe import Mark
-from tests.simulation.records import Request
+from tests.simulation.records import DONE, LATER, Request
 
 _PREFIX = "/wsapi/v1/devconf_fx/"
 
@@ -71,6 +71,7 @@ class Client:
         self._outbox: deque[tuple[Request, bool]] = deque()
         self._dialling: Socket | None = None
         self._failures = 0
+        self._later = 0
 
     # -- asking
 
@@ -78,6 +79,11 @@ class Client:
         """Send ``request``, as soon as there is a connection."""
         self._outbox.append((request, progress))
         self._send_waiting()
+
+    def ask_again(self, request: Request) -> None:
+        """Send ``request`` once more, with its key, whether it has been answered or not."""
+        self._world.saw(f"client: asks again what is {'under way' if request.unknown else 'over'}")
+        self.ask(request)
 
     def garble(self, which: int) -> None:
         """Send what is no request."""
@@ -94,14 +100,22 @@ class Client:
             return
         while self._outbox and socket.is_open and socket.connection.up.buffered < ROOM:
             request, progress = self._outbox.popleft()
-            request.sent_at = self._world.tick
-            req_id = str(request.number)
-            self.requests[req_id] = request
-            method, _, resource = request.command.partition(" ")
-            message = {"command": f"{method} {_PREFIX}{resource}", "req_id": req_id, "params": request.params}
-            socket.send(json.dumps({**message, **({"progress": True} if progress else {})}).encode())
+            socket.send(json.dumps(self._message(request, progress)).encode())
             if len(self.requests) > 1:
                 self._world.saw("client: several in flight")
+
+    def _message(self, request: Request, progress: bool) -> dict[str, Any]:
+        if not request.attempts:
+            request.sent_at, request.asked_on = self._world.tick, self._world.now
+        req_id = f"{request.number}.{request.attempts}" if request.attempts else str(request.number)
+        request.attempts += 1
+        # Should it not have been carried out yet, it may be now.
+        request.settled_by = None
+        self.requests[req_id] = request
+        method, _, resource = request.command.partition(" ")
+        message = {"command": f"{method} {_PREFIX}{resource}", "req_id": req_id, "params": request.params}
+        keyed = {} if request.key is None else {"idempotency_key": request.key}
+        return {**message, **keyed, **({"progress": True} if progress else {})}
 
     # -- coming and going
 
@@ -130,9 +144,14 @@ class Client:
         elif socket is self.socket:
             self.socket = None
             self.bare_lost = True
-            for request in self.requests.values():
-                request.lost_at = self._world.tick
+            lost = dict.fromkeys(self.requests.values())
             self.requests.clear()
+            for request in lost:
+                if request.unknown:
+                    request.lost_at = self._world.tick
+                    if request.key is not None:
+                        self._world.saw("client: asks again what it lost")
+                        self._outbox.append((request, False))
         if self._outbox:
             self._failures += 1
             self._world.after(self.random.uniform(0.1, min(20.0, 1.5**self._failures)), self._send_waiting)
@@ -159,7 +178,7 @@ class Client:
     @property
     def waiting(self) -> bool:
         """Whether it has something to send, or to hear."""
-        return bool(self._outbox or self.requests)
+        return bool(self._outbox or self.requests or self._later)
 
     # -- hearing
 
@@ -197,7 +216,28 @@ class Client:
                 again.answers.append(message)
             return
         self.done[message["req_id"]] = request
-        request.answers.append(message)
-        request.answered_at, request.written_at = self._world.tick, written.tick
-        self._world.answered(request)
+        if not request.unknown:
+            request.repeats.append(message)
+        elif request.key is None or self._final(request, message):
+            request.answers.append(message)
+            request.answered_at, request.written_at = self._world.tick, written.tick
+            request.told_on = written.now
+            self._world.answered(request)
         self._send_waiting()
+
+    def _final(self, request: Request, message: dict[str, Any]) -> bool:
+        """Whether ``message`` tells what became of ``request``, of which others may be under way or were lost."""
+        if message["ecode"] in DONE:
+            return True
+        if request in self.requests.values():
+            return False
+        if request.lost_at is not None and message["ecode"] in LATER:
+            self._world.saw("client: asks again later")
+            self._later += 1
+            self._world.after(self.random.uniform(0.5, 3), self._ask_later, request)
+            return False
+        return True
+
+    def _ask_later(self, request: Request) -> None:
+        self._later -= 1
+        self.ask(request)

@@ -41,6 +41,7 @@ class Box(Moody):
         self.life = 0
         self.moods: deque[str] = deque()
         self.told: dict[str, Any] | None = None
+        self._since: dict[Socket, float] = {}
         self._attempt = 0
         self._dialling = False
         self._failures = 0
@@ -91,6 +92,7 @@ class Box(Moody):
         self._dialling = False
         self._failures = 0
         self.sockets.append(socket)
+        self._since[socket] = self._world.now
         self._unanswered[socket] = []
         if self.away:
             socket.close()
@@ -115,9 +117,15 @@ class Box(Moody):
         """See ``IOwner``."""
         if socket in self.sockets:
             self.sockets.remove(socket)
+            self.journal.connected.append((self._since.pop(socket), self._world.now))
         self._unanswered.pop(socket, None)
         if not self.sockets:
             self._again()
+
+    def was_connected(self, since: float, until: float) -> bool:
+        """Whether it had a connection in between."""
+        spans = [*self.journal.connected, *((began, until) for began in self._since.values())]
+        return any(began <= until and ended >= since for began, ended in spans)
 
     def leave(self) -> None:
         """Be switched off, or lose all connections without a word."""
@@ -183,6 +191,7 @@ class Box(Moody):
         getattr(self, f"_{mood}")(socket, message)
 
     def _called(self, socket: Socket, message: dict[str, Any]) -> None:
+        self.journal.called[message["params"].get("n")] += 1
         if self.random.random() < 0.15:
             self._world.saw("device: silent to a call")
             return

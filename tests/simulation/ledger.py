@@ -16,9 +16,11 @@ class Ledger:
 
     requests: list[Request] = field(factory=list)
 
-    def new(self, client: str, command: str, params: dict[str, Any], wrong: bool, tick: int) -> Request:
+    def new(
+        self, client: str, command: str, params: dict[str, Any], wrong: bool, tick: int, key: str | None = None
+    ) -> Request:
         """Note a request."""
-        request = Request(len(self.requests), client, command, params, tick, wrong)
+        request = Request(len(self.requests), client, command, params, tick, wrong, key=key)
         self.requests.append(request)
         return request
 

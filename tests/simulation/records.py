@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from attrs import define, field, frozen
@@ -17,6 +18,10 @@ LACKS = (1004040001, 1004040003)
 LOST = 1005020002
 STALE = 1004090008
 
+#: What says nothing of what was asked before with the same key: too many requests, stopping, full disks, failures.
+LATER = (1004290001, 1005030002, 1005070001, 1005000001)
+#: What says that something was done: ok, refused by a device, not answered by one.
+DONE = (0, 1005020001, 1005040001)
 _STORED = ("tasks", "tasks/pic_task_config", "subtasks", "store_confs", "devices")
 
 
@@ -31,6 +36,9 @@ class Request:
     :ivar settled_by: a tick by which the server has certainly done with it, whatever it did: a restart.
     :ivar answers: all there were: there must be at most one.
     :ivar wrong: it cannot succeed.
+    :ivar key: its ``idempotency_key``, with which it is asked again when its connection is lost, or None.
+    :ivar attempts: how often it was sent; :ivar repeats: what it was answered after it had been answered.
+    :ivar asked_on: and :ivar told_on: seconds: when it was first sent, and when the answer was written.
     """
 
     number: int
@@ -45,6 +53,16 @@ class Request:
     written_at: int | None = None
     lost_at: int | None = None
     settled_by: int | None = None
+    key: str | None = None
+    attempts: int = 0
+    repeats: list[dict[str, Any]] = field(factory=list)
+    asked_on: float = 0.0
+    told_on: float = 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Whether its answer is certainly kept with its key: something was done, if only to be undone."""
+        return self.answer is not None and self.answer.get("ecode") in DONE
 
     @property
     def answer(self) -> dict[str, Any] | None:
@@ -134,6 +152,8 @@ class Journal:
     """What one device has heard, done and said.
 
     :ivar conflicts: orders with the rev of another, but other content: one that keeps its revs would not do them.
+    :ivar called: how often it heard each call, by the number of its request.
+    :ivar connected: from when to when it had a connection.
     :ivar excuses: when there was a reason to send a key, or everything, again with a new rev though it had been done.
     """
 
@@ -143,3 +163,5 @@ class Journal:
     conflicts: list[tuple[Key, int, dict[str, Any]]] = field(factory=list)
     repeats: int = 0
     excuses: list[tuple[Key | None, float]] = field(factory=list)
+    called: Counter[int] = field(factory=Counter)
+    connected: list[tuple[float, float]] = field(factory=list)

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from tests.simulation.host import Host, cheap_starts
 from tests.simulation.model.checkers import AT_START, CHECKERS, Evidence, not_held, told_rightly
+from tests.simulation.model.once import not_waited_for
 from tests.simulation.model.preconditions import while_it_ran
 from tests.simulation.model.stored import Stored, read_orders
 from tests.simulation.pipe import Quality
@@ -171,7 +172,7 @@ def _at_start(world: World, stored: Stored) -> Iterator[tuple[str, str]]:
 
 
 def _at_answer(world: World, request: Request) -> Iterator[tuple[str, str]]:
-    for complaint in told_rightly(world, request):
+    for complaint in (*told_rightly(world, request), *not_waited_for(world, request)):
         yield "I3", complaint
     if request.failed and "devices" in (request.answer or {}):
         orders = read_orders(world.host.thread.query) if world.host.up else []

@@ -44,6 +44,11 @@ REQUIRED = (
     "client: floods",
     "client: garbage",
     "client: wrong",
+    "client: asks again what it lost",
+    "client: asks again what is under way",
+    "client: asks again what is over",
+    "client: asks something else with a key",
+    "client: waits for devices to connect",
     *(f"asked: {kind}" for kind in KINDS),
     # the server and its disk
     "server: kill",

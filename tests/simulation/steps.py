@@ -74,6 +74,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "network": {"cut": 6, "half open": 5, "stall": 5},
     "reading": {"box reads not": 3, "client reads not": 4, "flood": 3},
     "clients": {"client leaves": 6, "garbage": 3, "box asks": 3},
+    "keys": {"ask again": 12, "client leaves": 3},
     "crashes": {"kill": 3, "power cut": 3, "crash later": 5, "crash in a commit": 4, "stop": 3},
     "store": {"slow": 6, "store fails": 4},
     "clock": {"clock jumps": 4},
@@ -86,7 +87,7 @@ def history(seed: int) -> list[Step]:
     weights = {"ask": 55}
     for group in GROUPS.values():
         if random.random() < 0.45:
-            weights |= group
+            weights |= {kind: weights.get(kind, 0) + weight for kind, weight in group.items()}
     moods = random.sample(MOODS, random.randint(2, len(MOODS)))
     kinds, parts = list(weights), list(weights.values())
     steps = []
@@ -137,6 +138,10 @@ def _flood(world: World, _detail: str, draw: Draw) -> None:
     kind = draw.one(["read", "pic_task_config", "call"])
     for turn in range(12):
         world.ask(client, kind, Draw((draw.number() + turn, *range(turn, turn + 4))))
+
+
+def _ask_again(world: World, _detail: str, draw: Draw) -> None:
+    world.ask_again(draw.one(world.clients), draw)
 
 
 def _client_leaves(world: World, _detail: str, draw: Draw) -> None:
@@ -272,11 +277,16 @@ def _crash_later(world: World, _detail: str, draw: Draw) -> None:
 
 def _crash_in_a_commit(world: World, _detail: str, draw: Draw) -> None:
     world.slow([0.05], draw.one([1.0, 5.0]))
-    # The scrub of a storage configuration moves the log: a crash in there is of a kind of its own.
     turns = iter(range(draw.number() % 8))
     power, back_after = draw.chance(80), _back_after(draw)
-    world.crash_when(lambda: world.host.thread.committing and next(turns, None) is None, power=power,
-                     back_after=back_after)  # fmt: skip
+    if draw.chance(40):
+        # The scrub of a storage configuration moves the log: a crash in there is of a kind of its own.
+        world.ask(draw.one(world.clients), "put_conf", draw)
+        world.crash_when(lambda: world.host.thread.moving, power=power, back_after=back_after)
+    else:
+        world.crash_when(
+            lambda: world.host.thread.committing and next(turns, None) is None, power=power, back_after=back_after
+        )
 
 
 def _stop(world: World, _detail: str, draw: Draw) -> None:
@@ -307,6 +317,7 @@ def _clock_jumps(world: World, _detail: str, draw: Draw) -> None:
 _KINDS: dict[str, Callable[[World, str, Draw], None]] = {
     "ask": _ask,
     "flood": _flood,
+    "ask again": _ask_again,
     "client leaves": _client_leaves,
     "client reads not": _client_reads_not,
     "garbage": _garbage,

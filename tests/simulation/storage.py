@@ -269,6 +269,11 @@ class SimulatedThread:
         """Whether a commit has begun and has not returned."""
         return self._before is not None
 
+    @property
+    def moving(self) -> bool:
+        """Whether the log is being moved into the database."""
+        return self._moving is not None
+
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         """Return the rows of ``statement``, as they are stored now."""
         return list(self._sqlite.execute(statement).fetchall())

@@ -227,15 +227,36 @@ class World:
         self.saw(f"asked: {kind}")
         if wrong:
             self.saw("client: wrong")
-        self.request(client, command, params, wrong=wrong, progress=draw.chance(20))
+        if "connect_wait" in params:
+            self.saw("client: waits for devices to connect")
+        progress, keyed = draw.chance(20), draw.chance(40) and not wrong and not command.endswith("subscriptions")
+        self.request(client, command, params, wrong=wrong, progress=progress, key=f"key {number}" if keyed else None)
 
     def request(
-        self, client: Client, command: str, params: dict[str, Any], *, wrong: bool = False, progress: bool = False
+        self,
+        client: Client,
+        command: str,
+        params: dict[str, Any],
+        *,
+        wrong: bool = False,
+        progress: bool = False,
+        key: str | None = None,
     ) -> Request:
         """Let ``client`` ask for ``command``."""
-        request = self.ledger.new(client.name, command, params, wrong, self.tick)
+        key = None if command.startswith("get ") else key
+        request = self.ledger.new(client.name, command, params, wrong, self.tick, key)
         client.ask(request, progress=progress)
         return request
+
+    def ask_again(self, client: Client, draw: Draw) -> None:
+        """Let ``client`` ask once more with a key that it has used: for the same, or for something else."""
+        keyed = [each for each in self.ledger.requests if each.client == client.name and each.key and each.attempts]
+        request = draw.one([each for each in keyed if each.kept or each in client.requests.values()])
+        if request is not None and request.ok and draw.chance(25):
+            self.saw("client: asks something else with a key")
+            self.request(client, "post store_confs", {"name": "no"}, wrong=True, key=request.key)
+        elif request is not None:
+            client.ask_again(request)
 
     @property
     def _absent(self) -> str:

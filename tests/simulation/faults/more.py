@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from devconf.commands import settle as settling
+from devconf.commands.arrivals import Arrivals
 from devconf.commands.locks import Locks
 from devconf.commands.machine import Machine
 from devconf.devices.lane import Slot
@@ -14,7 +15,7 @@ from devconf.devices.reader import Reader
 from devconf.errors import Ecode
 from devconf.operators.protocol import OperatorProtocol
 from devconf.pacing import Keepalive
-from devconf.store import answers, orders, outbox
+from devconf.store import answers, keys, orders, outbox
 from devconf.websocket import Peer
 from tests.simulation.faults.fault import fault, tell_early
 from tests.simulation.host import replaced
@@ -148,3 +149,19 @@ def _new_rev_each_time(stack: ExitStack) -> None:
 def _not_handled(stack: ExitStack) -> None:
     """That what is due could not be read is left to the Deferred, which tells of it when it is collected."""
     stack.enter_context(replaced(Reader, "_cannot_read", lambda _self, failure, *_args: failure))
+
+
+@fault("idempotency key not written", "I3", required=False)
+def _key_not_written(stack: ExitStack) -> None:
+    """A request with a key is carried out, and the key is not noted with it."""
+    stack.enter_context(replaced(keys, "begin", lambda *_args: None))
+
+
+@fault("connect_wait ignored", "I3", required=False)
+def _not_waited_for(stack: ExitStack) -> None:
+    """A command does not wait for its devices."""
+
+    async def wait(_self: Arrivals, *_args: Any) -> None:
+        return None
+
+    stack.enter_context(replaced(Arrivals, "wait", wait))

@@ -13,6 +13,7 @@ from attrs import define
 
 from tests.simulation.devices import Box
 from tests.simulation.model.again import done_again
+from tests.simulation.model.once import answered_otherwise, carried_out_twice
 from tests.simulation.model.registers import complaints
 from tests.simulation.model.stored import Order, Stored
 from tests.simulation.records import LOST, STALE, Heard, Request
@@ -87,6 +88,8 @@ def i3(evidence: Evidence) -> Iterator[str]:
         if any(late < early for (early, _), (late, _) in zip(request.progress, request.progress[1:], strict=False)):
             yield f"the progress of request {request.number} went back: {request.progress}"
         yield from _right_answer(evidence, request)
+        yield from answered_otherwise(request)
+    yield from carried_out_twice(evidence.world, evidence.world.host.thread.query)
     for client in evidence.world.clients:
         if client.strays:
             yield f"{client.name} was told what it had not asked: {client.strays}"
@@ -139,6 +142,8 @@ def i4(evidence: Evidence) -> Iterator[str]:
         ("hungry lanes", len(delivery._reader._hungry), 0),
         ("answers to be written", len(delivery._book._waiting), 0),
         ("locks", len(service.locks._waiting), 0),
+        ("devices that are waited for", len(service.arrivals._waiters), 0),
+        ("requests with a key", len(service.registry._keys._under_way), 0),
         ("devices connected", len(hub._links), online),
         ("sockets", len(service.sessions), online + clients),
         ("requests to devices", sum(len(link.pending) for link in hub._links.values()), 0),

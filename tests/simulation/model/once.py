@@ -1,0 +1,59 @@
+"""Parts of I3: what is asked once is carried out once, and what is asked again with its key is answered the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tests.simulation.model.stored import Query
+from tests.simulation.records import LATER, Request
+from tests.simulation.world import World
+
+#: By what the params of a request tell its number.
+_NUMBER = re.compile(r'"name": ?"(?:task|conf) (\d+)"|"dev_name": ?"device (\d+)"|"n": ?(\d+)')
+_OFFLINE = 1005030001
+#: Seconds for which the server may believe in a connection that is gone.
+BELIEVED = 90.0
+
+
+def carried_out_twice(world: World, query: Query) -> Iterator[str]:
+    """Return the requests of which the history has more than one line, and the calls that a device heard again."""
+    lines: Counter[tuple[str, str]] = Counter()
+    for command, params in query("SELECT command, params FROM commands WHERE params IS NOT NULL"):
+        found = _NUMBER.search(params)
+        if found is not None:
+            lines[(command, next(number for number in found.groups() if number))] += 1
+    for (command, which), times in lines.items():
+        if times > 1:
+            yield f"request {which} ({command}) was carried out {times} times"
+    for box in world.boxes:
+        for number, times in box.journal.called.items():
+            if times > 1:
+                yield f"{box.dev_refid} heard call {number} {times} times"
+
+
+def answered_otherwise(request: Request) -> Iterator[str]:
+    """Return what ``request`` was answered to its key, and not before."""
+    first = _without_id(request.answer or {})
+    for repeat in request.repeats if request.kept else ():
+        if _without_id(repeat) != first and repeat["ecode"] not in LATER:
+            yield f"request {request.number} was answered {first}, and to its key then {repeat}"
+
+
+def _without_id(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "req_id"}
+
+
+def not_waited_for(world: World, request: Request) -> Iterator[str]:
+    """Return the devices that an answer calls offline before it has waited for them (``connect_wait``)."""
+    answer, seconds = request.answer or {}, request.params.get("connect_wait", 0.0)
+    if answer.get("ecode") != _OFFLINE or request.attempts > 1 or request.told_on >= request.asked_on + seconds:
+        return
+    disabled = {each.params.get("dev_unid") for each in world.ledger.requests if each.params.get("enabled") is False}
+    named = [item["dev_unid"] for item in answer.get("devices", ())] or [request.params.get("dev_unid")]
+    since = request.asked_on - BELIEVED
+    online = {box.dev_unid for box in world.boxes if box.was_connected(since, request.told_on)}
+    if not any(unid in disabled or unid in online for unid in named):
+        yield f"request {request.number} was to wait {seconds:g} s for {named}, and was answered at once: {answer}"

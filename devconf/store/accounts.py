@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from devconf.errors import CommandFailed, Ecode
@@ -112,16 +112,32 @@ def _user_item(row: Row[Any]) -> dict[str, Any]:
 
 # -- tokens and tickets -------------------------------------------------------------------------------------------
 
+# Made once: a fleet that comes back asks them thousands of times.
+_insert = insert(credentials)
+_by_hash = select(credentials).where(credentials.c.hash == bindparam("hash"), credentials.c.kind == bindparam("kind"))
+_redeem = (
+    delete(credentials)
+    .where(
+        credentials.c.hash == bindparam("hash_"),
+        credentials.c.kind == "ticket",
+        credentials.c.expires_at > bindparam("now"),
+    )
+    .returning(*credentials.c)
+)
+_account_of = union_all(
+    select(users.c.user_name.label("name"), users.c.role).where(users.c.user_unid == bindparam("unid")),
+    select(devices.c.dev_refid, literal(int(Role.DEVICE))).where(
+        devices.c.dev_unid == bindparam("unid"), devices.c.enabled
+    ),
+)
+
 
 def insert_credential(
     connection: Connection, kind: str, secret: str, unid: str, family: str, expires_at: float
 ) -> None:
     """Store a token or ticket; only its hash is kept."""
-    connection.execute(
-        insert(credentials).values(
-            hash=hashed(secret), kind=kind, unid=unid, family=family, expires_at=expires_at, used=False
-        )
-    )
+    named = {"hash": hashed(secret), "kind": kind, "unid": unid, "family": family, "expires_at": expires_at}
+    connection.execute(_insert, {**named, "used": False})
 
 
 def identify(connection: Connection, atoken: str, now: float) -> Identity:
@@ -133,9 +149,7 @@ def identify(connection: Connection, atoken: str, now: float) -> Identity:
 
 
 def _token(connection: Connection, token: str, kind: str, now: float) -> Row[Any]:
-    row = connection.execute(
-        select(credentials).where(credentials.c.hash == hashed(token), credentials.c.kind == kind)
-    ).one_or_none()
+    row = connection.execute(_by_hash, {"hash": hashed(token), "kind": kind}).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.BAD_TOKEN, "this token is not valid; log in again")
     if row.expires_at <= now:
@@ -148,11 +162,7 @@ def redeem_ticket(connection: Connection, ticket: str, now: float) -> Identity:
 
     :raises CommandFailed: ``BAD_TOKEN``.
     """
-    row = connection.execute(
-        delete(credentials)
-        .where(credentials.c.hash == hashed(ticket), credentials.c.kind == "ticket", credentials.c.expires_at > now)
-        .returning(*credentials.c)
-    ).one_or_none()
+    row = connection.execute(_redeem, {"hash_": hashed(ticket), "now": now}).one_or_none()
     if row is None:
         raise CommandFailed(Ecode.BAD_TOKEN, "this address is not valid any longer; ask for a new one")
     return _account(connection, row)
@@ -184,15 +194,10 @@ def end_family(connection: Connection, kind: str, token: str, now: float) -> Ide
 
 
 def _account(connection: Connection, credential: Row[Any]) -> Identity:
-    user = connection.execute(select(users).where(users.c.user_unid == credential.unid)).one_or_none()
-    if user is not None:
-        return Identity(user.user_unid, user.user_name, Role(user.role), credential.family)
-    device = connection.execute(
-        select(devices).where(devices.c.dev_unid == credential.unid, devices.c.enabled)
-    ).one_or_none()
-    if device is None:
+    account = connection.execute(_account_of, {"unid": credential.unid}).one_or_none()
+    if account is None:
         raise CommandFailed(Ecode.BAD_TOKEN, "this account is disabled or gone")
-    return Identity(device.dev_unid, device.dev_refid, Role.DEVICE, credential.family)
+    return Identity(credential.unid, account.name, Role(account.role), credential.family)
 
 
 def end_tokens(connection: Connection, unid: str, family: str | None = None) -> None:
@@ -208,9 +213,12 @@ def prune(connection: Connection, now: float) -> None:
     connection.execute(delete(credentials).where(credentials.c.expires_at < now - 86400))
 
 
+_by_refid = select(devices).where(devices.c.dev_refid == bindparam("dev_refid"))
+
+
 def find_device(connection: Connection, dev_refid: str) -> Row[Any] | None:
     """Return the device ``dev_refid``."""
-    return connection.execute(select(devices).where(devices.c.dev_refid == dev_refid)).one_or_none()
+    return connection.execute(_by_refid, {"dev_refid": dev_refid}).one_or_none()
 
 
 def key_used(connection: Connection, dev_unid: str) -> None:

@@ -259,7 +259,21 @@ def test_no_more_answers_are_made_while_they_are_not_read(world: World) -> None:
         world.turn()
         assert count <= len(world.pages.asked) <= 2 * count
     world.end(protocol)
+    world.turn()
     assert world.clock.getDelayedCalls() == []
+
+
+def test_of_all_that_ask_at_once_one_is_taken_in_each_turn(world: World) -> None:
+    """A fleet that comes back leaves room for others in between; who is gone is not answered."""
+    fleet = [opened(world) for _ in range(5)]
+    for number, (protocol, _) in enumerate(fleet):
+        protocol.dataReceived(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+    world.end(fleet[3][0])
+    for count in (1, 2, 3, 3, 4):
+        assert len(world.pages.asked) == count
+        world.turn()
+    assert world.pages.asked == ["/0", "/1", "/2", "/4"]
+    assert [b"small" in wire.read() for _, wire in fleet] == [True, True, True, False, True]
 
 
 def test_the_same_behind_an_answer_that_takes_long(world: World) -> None:

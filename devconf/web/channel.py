@@ -5,7 +5,7 @@ Twisted bounds the head of a request (16 KiB, 500 fields). The rest is ours: eve
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -54,7 +54,13 @@ class BoundedRequest(Request):
         super().requestReceived(command, path, version)
 
     def process(self) -> None:
-        """See ``twisted.web.http.Request``."""
+        """See ``twisted.web.http.Request``; in its turn."""
+        self.channel.site.take(self)
+
+    def go_on(self) -> None:
+        """It is this request's turn."""
+        if self._disconnected:
+            return
         limit = self.channel.site.body_max
         if self._read > limit:
             self.write(render(self, CommandFailed(Ecode.TOO_LARGE, f"the body is larger than {limit} bytes")))
@@ -193,6 +199,8 @@ class Channel(HTTPChannel):
 class BoundedSite(Site):
     """Our own site: bounded in the size of bodies, in time, and in connections, in all and from one address.
 
+    In each turn of the reactor one request is taken, so that a fleet that comes back does not hold up everyone else.
+
     :ivar body_max: bytes.
     :ivar connections: those that are open and no WebSockets.
     """
@@ -216,6 +224,21 @@ class BoundedSite(Site):
         self._strangers_max = strangers_max
         self._proxies = proxies
         self._strangers: Counter[str] = Counter()
+        self._waiting: deque[BoundedRequest] = deque()
+        self._turn: IDelayedCall | None = None
+
+    def take(self, request: BoundedRequest) -> None:
+        """Let ``request`` go on when those before it had their turn."""
+        if self._turn is None:
+            self._turn = self.reactor.callLater(0, self._next)
+            request.go_on()
+        else:
+            self._waiting.append(request)
+
+    def _next(self) -> None:
+        self._turn = None
+        if self._waiting:
+            self.take(self._waiting.popleft())
 
     def buildProtocol(self, addr: Any) -> Any:
         """See ``IProtocolFactory``; None closes the connection."""

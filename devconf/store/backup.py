@@ -24,6 +24,9 @@ def copy(url: str) -> Path:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("VACUUM INTO ?", (name,))
+        with closing(sqlite3.connect(name)) as connection:
+            # Not the mark of the one that is in use: put in its place beside its log, they would be taken for a pair.
+            connection.execute("PRAGMA user_version = 0")
     except BaseException:
         os.unlink(name)
         raise

@@ -19,8 +19,8 @@ from devconf.store import migrations
 
 #: Seconds that a transaction waits for another program that writes.
 BUSY_TIMEOUT = 5.0
-#: A line in the file of the lock: there was a database beside it.
-MADE = "a database was made"
+#: How a line in the file of the lock begins: there was a database beside it, and its mark is one of these.
+MADE = "a database was made:"
 
 
 def close(connection: Connection) -> None:
@@ -111,7 +111,13 @@ def _examine(path: str, lock: Any) -> None:
     log = f"{path}-wal"
     has_log = os.path.isfile(log) and os.path.getsize(log) > 0
     or_log = f", or {log} is the log of another database" if has_log else ""
+    marks = _remembered(lock)
     if os.path.isfile(path) and os.path.getsize(path) > 0:
+        if has_log and marks and _mark_of(path) not in marks:
+            raise StartupError(
+                f"{log} is not the log of {path}, but of another copy; restore a backup (devconf restore), or remove "
+                f"{path}.lock if both were put there together"
+            )
         # Opened for writing, SQLite would move the log into the file. Without a log, it is not even to make its others.
         how = "mode=ro" if has_log else "mode=ro&immutable=1"
         try:
@@ -130,8 +136,7 @@ def _examine(path: str, lock: Any) -> None:
         what = "empty" if os.path.exists(path) else "gone"
         if has_log:
             raise StartupError(f"{path} is {what}, but its log {log} is there; restore a backup (devconf restore)")
-        lock.seek(0)
-        if MADE in lock.read():
+        if marks is not None:
             raise StartupError(
                 f"{path} is {what}, though there was a database; restore a backup (devconf restore), or remove "
                 f"{path}.lock to begin with nothing"
@@ -149,12 +154,44 @@ def _refuse_foreign(path: str, connection: sqlite3.Connection) -> None:
 
 
 def note_made(connection: Connection) -> None:
-    """Remember, beside the file, that there is a database: should it vanish, nobody is to begin with an empty one."""
+    """Give the database a new mark, and remember it beside the file.
+
+    So nobody begins with an empty database if the file vanishes, nor takes a log for that of another copy of the file.
+    """
+    path = connection.engine.url.database or ""
     lock = connection.engine.get_execution_options()["devconf_lock"]
+    sqlite: Any = connection.connection.driver_connection
+    (now,) = sqlite.execute("PRAGMA user_version").fetchone()
+    (mark,) = sqlite.execute("SELECT abs(random() % 2147483647) + 1").fetchone()
+    # Whenever the power is cut, the file has one of those that are remembered.
+    _remember(lock, {_mark_of(path), now, mark})
+    sqlite.execute(f"PRAGMA user_version = {mark}").close()
+    sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    if _mark_of(path) == mark:
+        _remember(lock, {mark})
+
+
+def _mark_of(path: str) -> int:
+    """Return what the file itself has as SQLite's ``user_version``, whatever its log says."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(64)[60:])
+
+
+def _remember(lock: Any, marks: set[int]) -> None:
     lock.seek(0)
-    if MADE not in lock.read():
-        lock.write(f"{MADE}\n")
-        lock.flush()
+    holder = lock.readline()
+    lock.seek(0)
+    lock.truncate()
+    lock.write(holder + f"{MADE} {' '.join(map(str, sorted(marks)))}\n")
+    lock.flush()
+    os.fsync(lock.fileno())
+
+
+def _remembered(lock: Any) -> set[int] | None:
+    """Return the marks that the database can have; None: there was none, as far as is known."""
+    lock.seek(0)
+    made = [line for line in lock if line.startswith(MADE) and line.endswith("\n")]
+    return {int(mark) for mark in made[0].removeprefix(MADE).split()} if made else None
 
 
 def lock_file(path: str) -> Any:
@@ -173,9 +210,9 @@ def lock_file(path: str) -> Any:
         lock.close()
         raise StartupError(f"the database is in use by {holder}; stop it first ({path})") from None
     lock.seek(0)
-    made = MADE in lock.read()
+    _, *rest = lock.readlines() or [""]
     lock.seek(0)
     lock.truncate()
-    lock.write(f"process {os.getpid()}\n" + (f"{MADE}\n" if made else ""))
+    lock.write("".join([f"process {os.getpid()}\n", *rest]))
     lock.flush()
     return lock

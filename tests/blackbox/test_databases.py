@@ -155,8 +155,46 @@ def test_read_only(server: Server) -> None:
     starts(server)
 
 
+def not_its_log(server: Server) -> str:
+    return (
+        f"{log_of(server)} is not the log of {server.database}, but of another copy; {RESTORE}, or remove "
+        f"{server.database}.lock if both were put there together"
+    )
+
+
+def kill_in_use(server: Server) -> None:
+    """Leave it as it is in use: with what its folder remembers of it, and with a log."""
+    server.add_user("somebody", "admin", "adm-3c1f77Qe")
+    server.start()
+    assert server.http.login("somebody", "adm-3c1f77Qe")["ecode"] == 0
+    server.kill()
+    assert log_of(server).stat().st_size > 0
+
+
+def test_an_older_copy_beside_the_log_of_the_present(server: Server) -> None:
+    """Both are sound, and so may be what they make together: a part of the changes."""
+    starts(server)
+    older = server.database.read_bytes()
+    kill_in_use(server)
+    present = server.database.read_bytes()
+    server.database.write_bytes(older)
+    assert refused(server) == not_its_log(server)
+    server.database.write_bytes(present)
+    starts(server)
+    server.database.write_bytes(older)
+    starts(server)
+
+
+def test_a_backup_beside_the_log_of_the_present(server: Server, killed: Path) -> None:
+    kill_in_use(server)
+    shutil.copyfile(killed / "backup.sqlite", server.database)
+    assert refused(server) == not_its_log(server)
+    Path(f"{server.database}.lock").unlink()
+    assert f", or {log_of(server)} is the log of another database; restore a backup" in refused(server)
+
+
 def test_the_log_of_another_database(server: Server, tmp_path: Path) -> None:
-    """As when another database was copied over this one, and what was beside it is left."""
+    """Where nothing is remembered of either, it shows in what both make together."""
     folder = tmp_path / "other"
     folder.mkdir()
     other = Server(folder)
@@ -171,15 +209,6 @@ def test_the_log_of_another_database(server: Server, tmp_path: Path) -> None:
     shutil.copyfile(other.database, server.database)
     text = refused(server)
     assert f", or {log_of(server)} is the log of another database; restore a backup" in text
-
-
-def test_a_backup_that_was_copied_beside_the_log(server: Server, killed: Path) -> None:
-    """Half restored: by hand, and the log of the present is still there. Restored properly, it starts."""
-    shutil.copyfile(killed / "backup.sqlite", server.database)
-    text = refused(server)
-    assert f", or {log_of(server)} is the log of another database; restore a backup" in text
-    log_of(server).unlink()
-    starts(server)
 
 
 def test_vanished(server: Server) -> None:

@@ -16,7 +16,7 @@ HOWTO = ROOT / "docs" / "howto"
 
 # The kit of the black-box tests, which may or may not have been loaded for those.
 sys.path.append(str(Path(__file__).parent / "blackbox"))
-pytest.register_assert_rewrite(*({"kit_clock", "kit_server", "kit_wire"} - sys.modules.keys()))
+pytest.register_assert_rewrite(*({"kit_faults", "kit_server", "kit_wire"} - sys.modules.keys()))
 
 from kit_server import BIN, Server, free_port  # noqa: E402
 

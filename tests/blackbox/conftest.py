@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 pytest.register_assert_rewrite(
-    "kit", "kit_device", "kit_events", "kit_flood", "kit_http", "kit_people", "kit_raw", "kit_server", "kit_wire"
+    "kit",
+    "kit_crash",
+    "kit_device",
+    "kit_events",
+    "kit_flood",
+    "kit_http",
+    "kit_people",
+    "kit_raw",
+    "kit_server",
+    "kit_wire",
 )
 
 from kit import World  # noqa: E402

@@ -15,7 +15,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kit_clock import ShiftedClock
 from kit_faults import Faults
 from kit_wire import PATIENCE, Http, eventually
 
@@ -47,7 +46,6 @@ class Server:
         device_timeout: float = 1.5,
         limits: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        clock: bool = False,
         faults: bool = False,
     ) -> None:
         self.folder = folder
@@ -61,7 +59,6 @@ class Server:
         self._settings = {"device_timeout": device_timeout, **(options or {})}
         self._limits = dict(limits or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self.clock = ShiftedClock(folder) if clock else None
         self._faults = Faults(folder, self.database) if faults else None
         self._write_config()
 
@@ -133,8 +130,7 @@ class Server:
             self.config,
         ]
         env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
-        for told in (self.clock, self._faults):
-            env |= told.environment if told else {}
+        env |= self._faults.environment if self._faults else {}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log

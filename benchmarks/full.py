@@ -18,7 +18,7 @@ from benchmarks.fleet import Enrolled
 from benchmarks.load import Work, drive
 from benchmarks.process import PATIENCE, Failed, Process
 from benchmarks.side import PARAMS, Side
-from benchmarks.sockets import Sockets, unasked
+from benchmarks.sockets import Connection, Sockets, unasked
 from devconf.sandbox import USER, Folder, SandboxFailed
 
 
@@ -163,10 +163,26 @@ class Devconf(Side):
     def connect_operators(self, count: int) -> None:
         """Connect ``count`` times as the administrator."""
         with closing(self._http()) as http:
-            login = {"user_type": "user", "user_name": USER, "password": self._folder.password}
-            account = self._ask(http, "POST", "login", **login)
+            account = self._log_in(http)
             tickets = [self._ticket(http, account) for _ in range(count)]
         self.operators = self.connect(tickets, str, unasked)
+
+    def _log_in(self, http: HTTPConnection) -> dict[str, Any]:
+        return self._ask(http, "POST", "login", user_type="user", user_name=USER, password=self._folder.password)
+
+    def atoken(self) -> str:
+        """Log in as the administrator, and return the ``atoken``."""
+        with closing(self._http()) as http:
+            return str(self._log_in(http)["atoken"])
+
+    def unread_operator(self) -> Connection:
+        """Connect as the administrator; what comes is not read."""
+        with closing(self._http()) as http:
+            return Connection.open(self.port, self._ticket(http, self._log_in(http)), unasked)
+
+    def unread_device(self, number: int) -> Connection:
+        """Connect the device ``number`` of those that are enrolled; what comes is not read."""
+        return Connection.open(self.port, self._ways_in(self.enrolled[number]), unasked)
 
     def connect_devices(self, count: int) -> None:
         """See :class:`Side`: ``count`` of those that are enrolled."""
@@ -211,6 +227,14 @@ class Devconf(Side):
         task = {"name": "plates", "task_type": "pic", "algo_comb": [{"algo_id": "plates"}]}
         made = self._do("tasks", [{**task, "dev_unids": list(dev_unids)} for dev_unids in devices])
         return [each["task_id"] for each in made]
+
+    def post_store_conf(self, content: str) -> str:
+        """Store a configuration.
+
+        :param content: in base64.
+        :returns: its ``unid``.
+        """
+        return str(self._do("store_confs", [{"name": "large", "file_ext": "bin", "file_b64": content}])[0]["unid"])
 
     def calling(self) -> Work:
         """Return calls to the devices that are connected."""

@@ -264,6 +264,18 @@ def test_idle_devices_are_compared_by_what_is_resident() -> None:
     assert "15.0 [15.0-15.0]      1.50 [1.50-1.50]        14.0        13.0          2,000" in report.table(figures)
 
 
+# -- peers that read nothing
+
+
+def test_unread() -> None:
+    command = [sys.executable, "-m", "benchmarks.unread", "--peers", "3", "--seconds", "1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    title, *rows = done.stdout.splitlines()
+    assert title.startswith("3 peers that read nothing")
+    assert [row.partition(",")[0] for row in rows] == ["operators", "operators", "devices", "HTTP"]
+
+
 # -- large contents, and all devices at once
 
 

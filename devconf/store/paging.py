@@ -6,7 +6,11 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Select, func
 
+from devconf import wire
 from devconf.errors import CommandFailed, Ecode
+
+#: A page ends once what is in it passes so many bytes: else one list could fill the memory.
+PAGE_BYTES = 4 * 1024 * 1024
 
 
 def page(
@@ -18,7 +22,7 @@ def page(
     *,
     newest_first: bool = False,
 ) -> tuple[list[Row[Any]], str | None]:
-    """Return a page of ``statement``, and the ``after`` of the next one.
+    """Return a page of ``statement``, and the ``after`` of the next one. It ends early once it is large.
 
     ``after`` is the place of the last item in the order of creation, so it works when that item is gone.
 
@@ -28,10 +32,22 @@ def page(
         place = position(after)
         statement = statement.where(seq < place if newest_first else seq > place)
     statement = statement.order_by(seq.desc() if newest_first else seq).limit(limit + 1)
-    rows = list(connection.execute(statement))
-    if len(rows) <= limit:
-        return rows, None
-    return rows[:limit], str(rows[limit - 1].seq)
+    rows: list[Row[Any]] = []
+    size = 0
+    result = connection.execute(statement)
+    while (row := result.fetchone()) is not None:
+        if len(rows) == limit or size > PAGE_BYTES:
+            result.close()
+            return rows, str(rows[-1].seq)
+        rows.append(row)
+        size += sum(_size(value) for value in row)
+    return rows, None
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    return len(wire.encode(value)) if isinstance(value, list | dict) else 0
 
 
 def position(after: str) -> int:

@@ -15,6 +15,7 @@ from kit import Client, Json, World, eventually
 from kit_fleet import Box
 from kit_killing import Killing
 
+pytestmark = pytest.mark.timeout(300, method="signal")
 SERVER: dict[str, Any] = {"device_timeout": 1.0, "limits": {"connections_per_address_before_login": 200}}
 
 

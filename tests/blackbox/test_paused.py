@@ -22,7 +22,7 @@ SERVER: dict[str, Any] = {
     "device_timeout": 1.0,
     "limits": {"connections_per_address_before_login": 200},
 }
-SILENT = 1005040001
+OFFLINE, SILENT = 1005030001, 1005040001
 MINUTES = 600.0
 
 
@@ -100,15 +100,15 @@ def test_a_connection_that_was_replaced_meanwhile_changes_nothing(world: World) 
     device.behave(lambda _device, order: held.append(order), verb="put", times=1)
     req_id = world.operator.send("post tasks/pic_task_config", {"task_id": task_id, "algo_comb": combo("a2")})
     device.wait_heard(1, "put", task_id)
-    ticket = world.http.ws_url(device.dev_unid, device.atoken)
-    assert ticket
     device.connect(keep_old=True)
     with stopped(world, 5.0):
         device.reply(held[0], {"ecode": 0, "enote": "ok"})  # it has not taken it
-    assert world.operator.answer(req_id)["ecode"] in (0, SILENT)
+    # Offline, if the newer connection had not been taken in yet when the time was over.
+    assert world.operator.answer(req_id)["ecode"] in (0, SILENT, OFFLINE)
     all_in_step(world, [device])
 
 
+@pytest.mark.timeout(300, method="signal")
 def test_under_load_and_devices_too(world: World, tmp_path: Path) -> None:
     """Whoever is stopped, and while whatever is being changed: one answer each, and all in step at the end."""
     with Killing(world, tmp_path, "paused", workers=3) as killing:

@@ -107,6 +107,7 @@ def test_tokens_and_tickets_follow_the_clock(world: World) -> None:
     assert client.works()
 
 
+@pytest.mark.timeout(300, method="signal")
 def test_under_load(world: World, tmp_path: Path) -> None:
     """To and fro while everything is being changed, and a kill in between."""
     with Killing(world, tmp_path, "clock", workers=3) as killing:

@@ -29,7 +29,7 @@ from devconf.devices.watch import Seen
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import OFFLINE, OrderKey
-from devconf.store import Store, complain, journal, keys
+from devconf.store import Store, awaited, complain, journal, keys
 from devconf.store.keys import Key
 
 #: Seconds until a settle that failed is tried again, with its lock held.
@@ -116,7 +116,7 @@ class Machine:
         named = {"command_id": command_id}
         header, planned_at = self.header(command_id, call, told), self.now()
         try:
-            plan = await self.store.run(_plan, planner, planned_at, header, call.key)
+            plan, completed = await self.store.run(_plan, planner, planned_at, header, call.key)
         except CommandFailed as failure:
             failure.payload = {**named, **failure.payload}
             raise
@@ -124,6 +124,7 @@ class Machine:
         if not plan.rule:
             self.delivery.nudge(plan.targets)
             self.tell({**header, **plan.ids}, planned_at, planned_at, Ecode.OK, "ok")
+            self._tell_completed(completed)
             return {**named, **plan.payload}
         seen = await self.delivery.watch(plan.targets, call.progress)
         failpoints.reach("before settle")
@@ -131,6 +132,7 @@ class Machine:
         failpoints.reach("after settle")
         self.delivery.release(plan.targets, settled.changed)
         self.tell({**header, **plan.ids}, planned_at, settled_at, settled.ecode, settled.enote)
+        self._tell_completed(settled.completed)
         payload = payload_of(command_id, plan.rule, plan.payload, settled)
         if settled.ecode:
             raise CommandFailed(settled.ecode, settled.enote, **payload)
@@ -185,8 +187,11 @@ class Machine:
         """Tell those who subscribed to ``commands`` that one is over."""
         outcome = {"planned_at": planned_at, "settled_at": settled_at, "ecode": int(ecode), "enote": enote}
         item = journal.item({**header, **outcome})
-        del item["devices"]
-        self.events.publish("commands", item, owner=header["user_unid"])
+        self.events.publish("commands", journal.event(item, "over"), owner=header["user_unid"])
+
+    def _tell_completed(self, items: list[dict[str, Any]]) -> None:
+        for item in items:
+            self.events.publish("commands", journal.event(item, "completed"), owner=item["user_unid"])
 
     async def recover(self) -> int:
         """Settle what a crash has left planned; returns how many commands that were."""
@@ -196,7 +201,10 @@ class Machine:
         return len(left)
 
 
-def _plan(connection: Connection, planner: Planner, now: float, header: dict[str, Any], key: Key | None) -> Plan:
+def _plan(
+    connection: Connection, planner: Planner, now: float, header: dict[str, Any], key: Key | None
+) -> tuple[Plan, list[dict[str, Any]]]:
+    """Write a plan; return it, and the commands that are completed by one that is settled at once."""
     plan = planner(connection, now)
     targets = [[*key, rev, plan.rows_before.get(key)] for key, rev in plan.targets.items()]
     journal.begin(
@@ -209,10 +217,11 @@ def _plan(connection: Connection, planner: Planner, now: float, header: dict[str
     )
     if key is not None:
         keys.begin(connection, key, now)
-    if not plan.rule:
-        journal.settle(connection, header["command_id"], now, Ecode.OK, "ok", None)
-        _keep_answer(connection, key, {"command_id": header["command_id"], **plan.payload})
-    return plan
+    if plan.rule:
+        return plan, []
+    journal.settle(connection, header["command_id"], now, Ecode.OK, "ok", None)
+    _keep_answer(connection, key, {"command_id": header["command_id"], **plan.payload})
+    return plan, awaited.settled(connection, {**header, **plan.ids}["task_id"], [], now)
 
 
 def _to_answer(plan: Plan, key: Key | None) -> dict[str, Any]:

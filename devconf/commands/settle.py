@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, field, frozen
 from sqlalchemy import Connection, Row
 
 from devconf.devices.watch import Seen
 from devconf.errors import Ecode
 from devconf.model import CONFIRMED, SILENT, Answer, OrderKey, State
-from devconf.store import confs, journal, keys, orders, tasks
-from devconf.store.answers import LACKS
+from devconf.store import awaited, confs, journal, keys, orders, tasks
+from devconf.store.answers import UNDELIVERED
 
 #: Devices that a response to ``put store_confs`` lists.
 LISTED = 100
@@ -31,12 +31,14 @@ class Settled:
 
     :ivar payload: of the response, besides what its plan has told.
     :ivar changed: orders that there is something to send of now.
+    :ivar completed: items of the history that are completed by it.
     """
 
     ecode: Ecode
     enote: str
     payload: dict[str, Any]
     changed: list[OrderKey]
+    completed: list[dict[str, Any]] = field(factory=list)
 
 
 @define
@@ -137,7 +139,7 @@ def settle(connection: Connection, command_id: str, now: float, watched: dict[Or
         keys.answer(connection, row.user_unid, asked["digest"], {**outcome, **payload})
     if row.task_id is not None:
         orders.sweep_deleted(connection, row.task_id)
-    return settled
+    return evolve(settled, completed=awaited.settled(connection, row.task_id, list(revs), now))
 
 
 def payload_of(command_id: str, rule: str, planned: dict[str, Any], settled: Settled) -> dict[str, Any]:
@@ -251,11 +253,11 @@ def _keep(case: _Case) -> Settled:
 def _put_store_conf(case: _Case) -> Settled:
     """Any answer but "I lack that" is a delivery (§20.3); one that lost its connection each time gave none."""
     total = len(case.seen)
-    missing = [
-        seen.answer
-        for seen in case.seen.values()
-        if seen.answer.state is State.PENDING or seen.answer.ecode in (*LACKS, Ecode.LOST)
-    ]
+    missing = {
+        key: seen.answer
+        for key, seen in case.seen.items()
+        if seen.answer.state is State.PENDING or seen.answer.ecode in UNDELIVERED
+    }
     unconfirmed = [
         entry(key, seen.answer) for key, seen in case.seen.items() if seen.answer.state is not State.CONFIRMED
     ]
@@ -264,7 +266,8 @@ def _put_store_conf(case: _Case) -> Settled:
         payload["devices_omitted"] = len(unconfirmed) - LISTED
     if not missing:
         return Settled(Ecode.OK, "ok", payload, [])
-    ecode = Ecode.OFFLINE if all(answer.ecode == Ecode.OFFLINE for answer in missing) else Ecode.SILENT
+    awaited.begin(case.connection, case.row, list(missing))
+    ecode = Ecode.OFFLINE if all(answer.ecode == Ecode.OFFLINE for answer in missing.values()) else Ecode.SILENT
     return Settled(ecode, f"stored; {len(missing)} of {total} will get it when they return", payload, [])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
+from sqlalchemy import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -13,7 +14,7 @@ from devconf import failpoints
 from devconf.clock import Now
 from devconf.events import Events
 from devconf.model import OrderKey, State
-from devconf.store import Store, answers, complain
+from devconf.store import Store, answers, awaited, complain, journal
 from devconf.store.answers import Acknowledgement, Outcome
 from devconf.store.outbox import Order
 
@@ -52,14 +53,17 @@ class AnswerBook:
         self._writing = bool(batch)
         if batch:
             self._store.run(
-                answers.acknowledge, [(answer, order.kind == "delete") for answer, order in batch], self._now()
+                _write, [(answer, order.kind == "delete") for answer, order in batch], self._now()
             ).addCallbacks(self._done, self._failed, callbackArgs=(batch,), errbackArgs=(batch,))
 
-    def _done(self, rows: dict[OrderKey, Any], batch: Batch) -> None:
+    def _done(self, written: tuple[dict[OrderKey, Any], list[dict[str, Any]]], batch: Batch) -> None:
+        rows, completed = written
         failpoints.reach("answer written")
         self._written(rows, batch)
         for answer, _ in batch:
             self._tell(answer, rows.get(answer.key))
+        for command in completed:
+            self._events.publish("commands", journal.event(command, "completed"), owner=command["user_unid"])
         self._flush()
 
     def _tell(self, answer: Acknowledgement, row: Any) -> None:
@@ -85,3 +89,11 @@ class AnswerBook:
         complain(self._log, failure, "answers of devices could not be written; their orders will be sent again")
         self._not_written(batch)
         self._flush()
+
+
+def _write(
+    connection: Connection, batch: list[tuple[Acknowledgement, bool]], now: float
+) -> tuple[dict[OrderKey, Any], list[dict[str, Any]]]:
+    """Write answers; return their rows, and the commands that they complete."""
+    rows = answers.acknowledge(connection, batch, now)
+    return rows, awaited.acknowledged(connection, rows.values(), now)

@@ -34,6 +34,9 @@ LEAP = 2**20
 #: By these a device says that it has no such task, or no such subtask (§6).
 LACKS = (1004040001, 1004040003)
 
+#: With these a device has not got what it was sent; any other answer is a delivery (§4, put store_confs).
+UNDELIVERED = (*LACKS, Ecode.LOST)
+
 
 class Outcome(Enum):
     """What an answer says of the order it answers; ``LOST``: there is none, it has cost too many connections."""
@@ -68,7 +71,7 @@ _current = select(devices.c.epoch).where(devices.c.dev_unid == orders.c.dev_unid
     "k_epoch"
 )
 _newer = orders.c.acked_rev < bindparam("k_rev")
-_running = exists().where(commands.c.task_id == orders.c.task_id, commands.c.settled_at.is_(None))
+running = exists().where(commands.c.task_id == orders.c.task_id, commands.c.settled_at.is_(None))
 
 _answered: dict[str, Any] = {
     "acked_rev": bindparam("k_rev"),
@@ -93,7 +96,7 @@ _statements = {
     Outcome.LACKS: update(orders).where(this, _newer, _current).values(acked_rev=0, applied_rev=0),
 }
 # What a delete was answered is kept while its command runs, which settles it; else any answer ends the matter.
-_over = delete(orders).where(this, deleted, ~_running)
+_over = delete(orders).where(this, deleted, ~running)
 _epoch = select(devices.c.epoch).where(devices.c.dev_unid == bindparam("dev_unid"))
 
 

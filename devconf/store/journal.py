@@ -62,6 +62,10 @@ def settle(
 # -- the history --------------------------------------------------------------------------------------------------
 
 
+#: What an item of the history is made of, but for its devices.
+SHOWN = [column for column in commands.c if column.name not in ("rule", "plan", "algo_comb", "devices")]
+
+
 def item(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a command as an item of the history; one that runs has no outcome yet."""
     over = row["settled_at"] is not None
@@ -73,7 +77,13 @@ def item(row: Mapping[Any, Any]) -> dict[str, Any]:
         "enote": row["enote"],
         "devices": row.get("devices"),
         "duration": round(max(0.0, row["settled_at"] - row["planned_at"]), 3) if over else None,
+        "completed_at": None if row.get("completed_at") is None else stamp(row["completed_at"]),
     }
+
+
+def event(item: dict[str, Any], change: str) -> dict[str, Any]:
+    """Return what is told of a command when it is ``over``, or ``completed`` after that."""
+    return {**{name: value for name, value in item.items() if name != "devices"}, "change": change}
 
 
 #: Commands that one transaction looks at or removes: others have their turn in between.

@@ -155,9 +155,12 @@ orders = Table(
     Column("at", Float),
     Column("late", Boolean, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+    # The command that awaits its acknowledgement: see devconf.store.awaited.
+    Column("awaited_by", BigInteger),
     Index("ix_orders_task_id_subtask_id", "task_id", "subtask_id"),
     Index("ix_orders_behind", "dev_unid", sqlite_where=text("wanted_rev > acked_rev")),
     Index("ix_orders_refused", "dev_unid", sqlite_where=text("ecode <> 0")),
+    Index("ix_orders_awaited", "awaited_by", sqlite_where=text("awaited_by IS NOT NULL")),
 )
 
 commands = Table(
@@ -182,7 +185,10 @@ commands = Table(
     Column("ecode", BigInteger),
     Column("enote", String),
     Column("devices", _json),
+    Column("awaits", BigInteger),
+    Column("completed_at", Float),
     Index("ix_commands_unsettled", "task_id", sqlite_where=text("settled_at IS NULL")),
+    Index("ix_commands_awaiting", "awaits", sqlite_where=text("awaits IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 

@@ -24,7 +24,7 @@ from kit import (
     refuse,
     unknown,
 )
-from kit_events import TIME
+from kit_events import TIME, subscribe, wait_events
 from kit_http import Mirror
 from kit_people import Person
 
@@ -42,6 +42,7 @@ FIELDS = {
     "enote",
     "devices",
     "duration",
+    "completed_at",
 }
 SECRET = ("password", "old_password", "file_b64", "vchan")
 
@@ -305,3 +306,27 @@ def test_a_late_answer_changes_nothing_of_it(world: World) -> None:
     assert item["devices"] == answer["devices"]
     world.settled(task_id)
     assert newest(world, task_id=task_id) == item
+    assert item["completed_at"] is None
+
+
+def test_what_stays_is_completed_by_a_late_answer(world: World) -> None:
+    """And a restart in between forgets nothing."""
+    device = world.device(warm=True)
+    unid = world.store_conf()
+    world.pic_task(device, store_conf_unid=unid)
+    world.disconnect(device)
+    new = {"unid": unid, "name": "conf", "file_ext": "xml", "file_b64": b64(b"<new/>")}
+    answer = world.operator.call("put store_confs", new)
+    assert answer["ecode"] == OFFLINE
+    before = newest(world, command_id=answer["command_id"])
+    assert before["completed_at"] is None
+    world.restart(kill=True)
+    client = subscribe(world.client("viewer"), "commands")
+    hears = subscribe(world.client("operator"), "commands")
+    world.connect(device)
+    (event,) = wait_events(hears, 1)
+    after = newest(world, command_id=answer["command_id"])
+    assert after == {**before, "completed_at": event["data"]["completed_at"]}
+    del after["devices"]
+    assert event["data"] == {**after, "change": "completed"}
+    assert wait_events(client, 0) == []

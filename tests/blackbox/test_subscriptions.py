@@ -171,10 +171,10 @@ def test_silence_is_no_delivery(world: World) -> None:
 
 
 def in_history(world: World, command_id: str) -> Json:
-    """As in `get commands`, without `devices`."""
+    """As in `get commands`, without `devices`, as one that is over."""
     (item,) = payload(world.operator.call("get commands", {"command_id": command_id}))["commands"]
     del item["devices"]
-    return dict(item)
+    return {**item, "change": "over"}
 
 
 def test_commands(world: World) -> None:

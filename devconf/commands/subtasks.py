@@ -8,6 +8,7 @@ from attrs import define
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
 
+from devconf import wire
 from devconf.commands.machine import Machine, Plan
 from devconf.commands.registry import Call, command
 from devconf.commands.schemas import ConnectWait, Id, Page, Params, StateName, optional
@@ -15,6 +16,9 @@ from devconf.commands.tasks import lock_of, plan_delete
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import OrderKey, Role
 from devconf.store import devices, orders, tasks
+
+#: Bytes of a ``vchan`` as JSON. Those of many subtasks are in memory together when their devices come back.
+VCHAN_MAX = 65536
 
 
 class GetSubtasks(Page):
@@ -60,6 +64,11 @@ class SubtaskCommands:
     async def post(self, call: Call) -> dict[str, Any]:
         """Make a subtask, and send it to its device."""
         params: PostSubtask = call.params
+        size = len(wire.encode(optional(params.vchan)))
+        if size > VCHAN_MAX:
+            raise CommandFailed(
+                Ecode.BAD_FIELD, f"$.params.vchan has {size} bytes as JSON; a video channel has at most {VCHAN_MAX}"
+            )
         subtask_id = self._machine.random.identifier()
 
         def plan(connection: Connection, now: float) -> Plan:

@@ -21,6 +21,18 @@ def test_subtask_of_an_offline_device(world: World) -> None:
     assert world.device_item(device)["pending"] == 0
 
 
+def test_a_vchan_has_a_bound(world: World) -> None:
+    device = world.device(warm=True)
+    task_id = world.video_task()
+    params = {"task_id": task_id, "dev_unid": device.dev_unid}
+    largest = {"url": "x" * (65536 - len('{"url":""}'))}
+    ok(world.operator.call("post subtasks", {**params, "vchan": largest}))
+    answer = world.operator.call("post subtasks", {**params, "vchan": {"url": largest["url"] + "x"}})
+    assert answer["ecode"] == 1004000002
+    assert answer["enote"] == "$.params.vchan has 65537 bytes as JSON; a video channel has at most 65536"
+    assert len(world.operator.call("get subtasks", {"task_id": task_id})["subtasks"]) == 1
+
+
 def test_subtask_refused_is_undone(world: World) -> None:
     device = world.device(warm=True)
     task_id = world.video_task()

@@ -140,3 +140,22 @@ def test_a_task_that_is_added_after_it_was_said_to_be_lacking_is_deleted(server:
     device.lose()
     device.connect()
     assert device.inbox == []
+
+
+def test_a_lane_is_not_forgotten_while_it_is_read_once_more(server: MemoryServer) -> None:
+    device, other = online(server, "a"), online(server, "b")
+    task_id = pic_task(server, device, other)
+    key, others = OrderKey(device.dev_unid, task_id, ""), OrderKey(other.dev_unid, task_id, "")
+    delivery = server.service.delivery
+    server.runner.latency = 1.0
+    delivery.nudge([key])
+    server.advance(0)
+    delivery.nudge([others, key])  # read together when the first has been read, though nothing is due of either
+    server.advance(1)
+    delivery.nudge([others, key])
+    change = configure(server, task_id)
+    server.advance(3)
+    device.obey()
+    other.obey()
+    server.advance(3)
+    assert server.result(change)["ecode"] == 0

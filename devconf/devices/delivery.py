@@ -238,8 +238,9 @@ class Delivery:
         lane.forget_idle()
         if lane.idle:
             lane.disarm()
-            self._lanes.pop(lane.dev_unid, None)
             self._reader.forget(lane)
+            if self._lanes.get(lane.dev_unid) is lane:  # and not one that was begun after it
+                del self._lanes[lane.dev_unid]
 
     def _on_timer(self, lane: Lane) -> None:
         now = self._clock.seconds()

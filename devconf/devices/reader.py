@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -116,7 +117,15 @@ class Reader:
             lane.lined.remove(key)
             lane.heard_at = self._clock.seconds()
 
-    def _due(
+    def _due(self, due: outbox.Due, *asked: Any) -> None:
+        # The next read begins when all lanes of this one have been looked at: a lane is in one read at a time.
+        try:
+            self._take_in(due, *asked)
+        finally:
+            self._reading = False
+        self._read()
+
+    def _take_in(
         self,
         due: outbox.Due,
         served: list[Lane],
@@ -124,7 +133,6 @@ class Reader:
         keys: list[OrderKey],
         scans: list[tuple[OrderKey, int]],
     ) -> None:
-        self._reading = False
         for conf, encoded in due.contents.items():
             self.contents.add(conf, encoded)
         for (after, _), position in zip(scans, due.positions, strict=True):
@@ -154,7 +162,6 @@ class Reader:
             lane.reading = False
             self.feed(lane)
             self._served(lane)
-        self._read()
 
     def _nothing_due(self, keys: Collection[OrderKey]) -> None:
         for key in keys:

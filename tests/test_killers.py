@@ -88,9 +88,11 @@ def test_after_three_losses_it_rests_and_the_others_are_done(server: MemoryServe
     tasks = posted(server, device, *names[:10], DEADLY, *names[10:])
     assert lives(device) == [DEADLY] * 3
     assert sorted(task["name"] for task in device.held.values()) == sorted(["gate", *names])
-    deadly_task = stored(server, tasks[10])
-    assert deadly_task["state"] == "refused"
-    assert (item(server, device)["pending"], item(server, device)["refused"]) == (0, 1)
+    why = {"dev_unid": device.dev_unid, "task_id": tasks[10], "ecode": LOST, "enote": "connection lost each time"}
+    listed = stored(server, tasks[10])
+    assert (listed["state"], listed["refusals"]) == ("refused", [why])
+    listed = item(server, device)
+    assert (listed["pending"], listed["refused"], listed["refusals"]) == (0, 1, [why])
     assert server.service.delivery._lanes == {}
 
 

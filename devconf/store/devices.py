@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import State
 from devconf.store import orders as order_rows
+from devconf.store import refusals
 from devconf.store.paging import containing, page, position
 from devconf.store.tables import credentials, devices, orders, subtasks, task_devices
 from devconf.store.tasks import RANKS, rank
@@ -155,7 +156,8 @@ def list_devices(
         rows, following = page(connection, statement, devices.c.seq, limit, after)
     else:
         rows, following = _online_page(connection, statement, limit, after, online, connected)
-    return [_item(row) for row in rows], following
+    why = refusals.of(connection, orders.c.dev_unid, [row.dev_unid for row in rows if row.refused])
+    return [_item(row, why.get(row.dev_unid, [])) for row in rows], following
 
 
 def _online_page(
@@ -177,7 +179,7 @@ def _online_page(
     return found, None
 
 
-def _item(row: Row[Any]) -> dict[str, Any]:
+def _item(row: Row[Any], refused: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "dev_unid": row.dev_unid,
         "dev_refid": row.dev_refid,
@@ -192,4 +194,5 @@ def _item(row: Row[Any]) -> dict[str, Any]:
         "duplicate": None,
         "pending": row.pending,
         "refused": row.refused,
+        "refusals": refused,
     }

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from devconf.clock import stamp
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import State
+from devconf.store import refusals
 from devconf.store.paging import page
 from devconf.store.tables import devices, orders, subtasks, task_devices, tasks
 
@@ -199,7 +200,9 @@ def list_tasks(
         statement = statement.where(_worst == RANKS.index(State(state)))
     rows, following = page(connection, statement, tasks.c.seq, limit, after)
     bound = _bindings(connection, [row.task_id for row in rows])
-    return [_task_item(row, bound.get(row.task_id, [])) for row in rows], following
+    refused = [row.task_id for row in rows if RANKS[row.rank] is State.REFUSED]
+    why = refusals.of(connection, orders.c.task_id, refused)
+    return [_task_item(row, bound.get(row.task_id, []), why.get(row.task_id, [])) for row in rows], following
 
 
 def _uses(dev_unid: str) -> Any:
@@ -219,7 +222,7 @@ def _bindings(connection: Connection, task_ids: list[str]) -> dict[str, list[str
     return found
 
 
-def _task_item(row: Row[Any], dev_unids: list[str]) -> dict[str, Any]:
+def _task_item(row: Row[Any], dev_unids: list[str], refused: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "task_id": row.task_id,
         "name": row.name,
@@ -230,6 +233,7 @@ def _task_item(row: Row[Any], dev_unids: list[str]) -> dict[str, Any]:
         "dev_unids": dev_unids,
         "subtask_count": row.subtask_count,
         "state": RANKS[row.rank],
+        "refusals": refused,
         "created_at": stamp(row.created_at),
         "updated_at": stamp(row.updated_at),
     }

@@ -159,3 +159,21 @@ def test_a_lane_is_not_forgotten_while_it_is_read_once_more(server: MemoryServer
     other.obey()
     server.advance(3)
     assert server.result(change)["ecode"] == 0
+
+
+def test_what_a_device_took_before_it_registered_without_it_is_sent_again(server: MemoryServer) -> None:
+    device = online(server, "a")
+    made = server.call(
+        "post tasks", {"name": "gate", "task_type": "pic", "algo_comb": NEW, "dev_unids": [device.dev_unid]}
+    )
+    before = device.inbox[0]
+    # It is re-imaged, and what it said last comes when it has registered already.
+    server.service.store.run(answers.reconcile, device.dev_unid, {})
+    server.finish()
+    device.answer(before)
+    task_id = server.result(made)["task_id"]
+    device.lose()
+    device.wipe()
+    device.connect()
+    device.obey()
+    assert device.held[(task_id, "")]["algo_comb"] == NEW

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from devconf.clock import Now
 from devconf.model import OrderKey
-from devconf.store import Store, resting
+from devconf.store import Store, complain, resting
 
 #: After a failure of the store: seconds until it is asked again.
 LOOK_AGAIN = 60.0
@@ -59,7 +59,7 @@ class Resting:
             self._look_in(soonest)
 
     def _cannot_wake(self, failure: Failure) -> None:
-        self._log.failure("what has rested long enough could not be looked up; trying again", failure)
+        complain(self._log, failure, "what has rested long enough could not be looked up; trying again")
         if self._timer is None:
             self._look_in(LOOK_AGAIN)
 

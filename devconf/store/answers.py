@@ -230,9 +230,12 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
     """
     rows = {key_of(row): row for row in connection.execute(_all, {"dev_unid": dev_unid})}
     differs = [key for key, row in rows.items() if row.applied_rev and has.get(key) != row.applied_rev]
-    for start in range(0, len(differs), 500):
+    # What it said yes to before it lost it may come only now: then that is to a rev that is wanted no longer.
+    lacks = [key for key, row in rows.items() if not row.applied_rev and row.wanted_rev > row.acked_rev]
+    anew = [*differs, *(key for key in lacks if key not in has)]
+    for start in range(0, len(anew), 500):
         # With a new rev: the device may have kept what it said to the old one.
-        raise_rows(connection, tuple_(*KEY).in_(differs[start : start + 500]))
+        raise_rows(connection, tuple_(*KEY).in_(anew[start : start + 500]))
     if differs:
         nothing = update(orders).where(this).values(acked_rev=0, applied_rev=0, ecode=0, enote="")
         connection.execute(nothing, [bound(key) for key in differs])

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.frames import Socket
 from tests.simulation.memory import key_of
-from tests.simulation.moods import NEEDS_ECHO, NOT_AGAIN, TASKS, IWorld, Moody
+from tests.simulation.moods import NEEDS_ECHO, NOT_AGAIN, TASKS, IWorld, Moody, same
 from tests.simulation.pipe import Mark
 from tests.simulation.records import Heard
 
@@ -152,6 +152,7 @@ class Box(Moody):
         self._dialling = False
         self.leave()
         self.wipe()
+        self.kills.clear()
 
     # -- hearing
 
@@ -184,6 +185,9 @@ class Box(Moody):
         # What it has done already it answers again, whatever its mood; and where answers carry no req_id, a second
         # one would be taken for the answer to what comes next.
         done = params["rev"] <= self.revs.get(key_of(params), 0)
+        if same(message) in self.kills:
+            self._world.saw("device: dies of a message again")
+            mood = "dies"
         if (done and mood in NOT_AGAIN) or (self.echo == "nothing" and mood in NEEDS_ECHO):
             mood = "obey"
         if mood != "obey":

@@ -49,7 +49,7 @@ class Socket:
 
     :ivar is_open: the server has agreed, and nobody has closed it yet.
     :ivar answers: it answers pings and closing, as a living peer does.
-    :ivar agreed: when the server agreed.
+    :ivar agreed: when the server agreed; :ivar code: with which the server has closed it, 0: it has not.
     :ivar received_at: when something last came, in seconds.
     """
 
@@ -68,6 +68,7 @@ class Socket:
         self._message = b""
         self._shaken = False
         self._over = False
+        self.code = 0
 
     def begin(self, connection: Connection) -> None:
         """Shake hands on ``connection``."""
@@ -170,6 +171,7 @@ class Socket:
         """It is alive."""
 
     def _close(self, payload: bytes, _final: bool) -> None:
+        self.code = int.from_bytes(payload[:2], "big")
         if self.answers and self.is_open:
             self._send(CLOSE, payload[:2])
             self.is_open = False

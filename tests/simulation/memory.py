@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from tests.simulation.pipe import Mark
-from tests.simulation.records import LACKS, STALE, Effect, Journal, Key
+from tests.simulation.records import LACKS, MAX_REV, STALE, Effect, Journal, Key
 
 #: What a device holds of a task or subtask.
 PARTS = ("task_type", "name", "algo_comb", "store_conf", "vchan")
@@ -59,6 +59,8 @@ class Memory:
             return {"ecode": 0, "enote": "ok"}
         if rev < known:
             self.excuse(key)
+            if kind == "delete" and known > MAX_REV:
+                self.kept.add(key)  # the server does not follow it that far: it is a refusal
             return {"ecode": STALE, "enote": "mine is newer", "rev": known}
         if kind == "put" and key not in self.held:
             return {"ecode": LACKS[bool(key[1])], "enote": "I do not have that"}

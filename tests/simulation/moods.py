@@ -34,7 +34,7 @@ MOODS = (
     "vanish",
 )
 NEEDS_ECHO = {"twice", "dawdle"}
-NOT_AGAIN = {"refuse", "odd", "lie", "ahead", "lacks"}
+NOT_AGAIN = {"refuse", "odd", "lie", "ahead", "lacks", "dies"}
 
 
 class IWorld(Protocol):
@@ -66,6 +66,7 @@ class Moody(Memory):
 
     :ivar echo: what of a request it sends back: ``req_id``, ``src_page``, or ``nothing`` (an old device).
     :ivar keeps_refusals: it answers a rev that it has refused in the same way again.
+    :ivar kills: the messages that it dies of, whenever it is sent them.
     :ivar sockets: its connections; :ivar numbers: which of all that it ever had each is.
     """
 
@@ -76,6 +77,7 @@ class Moody(Memory):
         self.sockets: list[Socket] = []
         self.numbers: dict[Socket, int] = {}
         self._world = world
+        self.kills: set[str] = set()
         self._unanswered: dict[Socket, list[dict[str, Any]]] = {}
         # When it heard of an order, by connection and ``req_id``; None: it has answered.
         self._heard_at: dict[tuple[int, Any], float | None] = {}
@@ -166,7 +168,17 @@ class Moody(Memory):
     def _vanish(self, socket: Socket, message: dict[str, Any]) -> None:
         if self.random.random() < 0.7:
             self.act(message)
+        # Once it has cost too many connections it rests, and is sent with a new rev when it is woken.
+        self.excuse(key_of(message["params"]))
         socket.connection.break_off(self.random.choice((0.0, 1.0, 20.0)), 0.0)
+
+    def _dies(self, socket: Socket, message: dict[str, Any]) -> None:
+        if message["command"].startswith("delete "):
+            self._obey(socket, message)
+            return
+        self.kills.add(same(message))
+        self.excuse(key_of(message["params"]))
+        socket.connection.break_off(0.0, 0.0)
 
     # -- answering
 
@@ -205,3 +217,8 @@ class Moody(Memory):
         elif self._world.now - heard_at >= ANSWERS_WITHIN:
             self._world.saw("device: has answered late")
         self._heard_at[order] = None
+
+
+def same(message: dict[str, Any]) -> str:
+    """Return what is the same in a message each time that it is sent: all but its ``rev`` and ``req_id``."""
+    return json.dumps([message["command"], {**message["params"], "rev": 0}])

@@ -97,7 +97,7 @@ class ServerTransport:
 
     def getPeer(self) -> IPv4Address:
         """See ``ITransport``."""
-        return IPv4Address("TCP", "10.0.0.1", 1024 + self.connection.number)
+        return IPv4Address("TCP", f"10.0.0.{self.connection.host}", 1024 + self.connection.number)
 
     def getHost(self) -> IPv4Address:
         """See ``ITransport``."""
@@ -200,7 +200,7 @@ class ServerTransport:
 class Connection:
     """One connection.
 
-    :ivar number: which one of the run.
+    :ivar number: which one of the run; :ivar host: how the address of the peer ends.
     :ivar transport: the server's end, once it has been accepted.
     :ivar peer_open: the peer believes that it is there.
     :ivar cut: something has cut it.
@@ -215,6 +215,7 @@ class Connection:
     up: Pipe = field(init=False)
     down: Pipe = field(init=False)
     transport: ServerTransport | None = None
+    host: int = 1
     peer_open: bool = True
     cut: bool = False
 

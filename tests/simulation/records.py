@@ -17,6 +17,8 @@ LACKS = (1004040001, 1004040003)
 #: What the server says of an order that has cost its device too many connections in a row: it rests.
 LOST = 1005020002
 STALE = 1004090008
+#: The server follows a device that claims a higher rev up to this one.
+MAX_REV = 2**52
 
 #: What says nothing of what was asked before with the same key: too many requests, stopping, full disks, failures.
 LATER = (1004290001, 1005030002, 1005070001, 1005000001)

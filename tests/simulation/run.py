@@ -33,6 +33,8 @@ ITSELF = "the simulation itself"
 #: Seconds of simulated time in which everything is in order again once faults have stopped: the longest pause before
 #: an order is sent again (10 minutes), and what the last attempt may take.
 AT_REST_WITHIN = 700.0
+#: Seconds after which the server sends once more what has cost a device its connections.
+RESTS = 3700.0
 #: Seconds after which nothing is under way any longer that devices have put off.
 PUT_OFF = 32.0
 
@@ -194,6 +196,8 @@ def _calm_down(world: World) -> None:
     for box in world.boxes:
         box.moods.clear()
         box.away = False
+    for twin in world.twins:
+        twin.leave()
     for connection in world._connections:
         connection.read(True)
         connection.up.quality = connection.down.quality = connection.quality = Quality()
@@ -203,15 +207,38 @@ def _calm_down(world: World) -> None:
         orders = read_orders(world.host.thread.query)
         for invariant in while_it_ran(world, orders, collected=_collects(world.seed)):
             world.saw(f"precondition: {invariant}")
-    _administer(world)
     waited = 0.0
-    while waited < AT_REST_WITHIN and (restless := list(_restless(world))):
+    while waited < AT_REST_WITHIN and any(client.waiting for client in world.clients):
         world.timeline.advance(5)
         waited += 5
-    world.restless = restless
+    # Not before: among what clients still ask may be to disable a device.
+    _administer(world)
+    _rest(world, AT_REST_WITHIN - waited)
+    if world.host.up and any(order.rests for order in read_orders(world.host.thread.query)):
+        world.saw("server: lets an order rest")
+        if world.seed % 2:
+            _mend(world)
     # Timers of what was answered last run out.
     world.timeline.advance(25)
     _read_lists(world)
+
+
+def _rest(world: World, within: float) -> None:
+    waited = 0.0
+    while waited < within and (restless := list(_restless(world))):
+        world.timeline.advance(5)
+        waited += 5
+    world.restless = restless
+
+
+def _mend(world: World) -> None:
+    """Let boxes die of nothing any longer, and wait until what rests has been sent once more."""
+    world.saw("server: sends what has rested once more")
+    world.mended = True
+    for box in world.boxes:
+        box.kills.clear()
+    world.timeline.advance(RESTS)
+    _rest(world, 60)
 
 
 def _administer(world: World) -> None:

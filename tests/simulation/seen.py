@@ -37,6 +37,12 @@ REQUIRED = (
     "device: away",
     "device: does not read",
     "device: never sends a req_id back",
+    "device: dies",
+    "device: dies of a message again",
+    "server: lets an order rest",
+    "server: sends what has rested once more",
+    "device: two boxes with one identity",
+    "server: keeps the second of two boxes out",
     # clients
     "client: several in flight",
     "client: away in the middle",

@@ -15,6 +15,7 @@ from attrs import frozen
 from tests.simulation.asking import KINDS as REQUESTS
 from tests.simulation.asking import Draw
 from tests.simulation.moods import MOODS
+from tests.simulation.twins import Twin
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -71,6 +72,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "devices": {"mood": 30},
     "comings": {"box away": 5, "box back": 5, "box again": 4, "box twice": 5, "box silent twice": 4},
     "memory": {"box forgets": 4, "other hardware": 2},
+    "sick": {"box dies": 6, "box away": 2, "twin": 3},
     "network": {"cut": 6, "half open": 5, "stall": 5},
     "reading": {"box reads not": 3, "client reads not": 4, "flood": 3},
     "clients": {"client leaves": 6, "garbage": 3, "box asks": 3},
@@ -205,6 +207,16 @@ def _second(box: object) -> None:
     box.dial(second=True)  # type: ignore[attr-defined]
 
 
+def _box_dies(world: World, _detail: str, draw: Draw) -> None:
+    """Of what it is sent next, each time it is sent it."""
+    draw.one(world.boxes).moods.appendleft("dies")
+
+
+def _twin(world: World, _detail: str, draw: Draw) -> None:
+    box = draw.one(world.boxes)
+    world.twins.append(Twin(world, box.dev_refid, Random(f"twin {draw.number()}"), 4 + draw.number() % 6))
+
+
 def _box_forgets(world: World, _detail: str, draw: Draw) -> None:
     box = draw.one(world.boxes)
     world.saw("device: forgets and registers" if box.registers else "device: forgets and says nothing")
@@ -327,6 +339,8 @@ _KINDS: dict[str, Callable[[World, str, Draw], None]] = {
     "box again": _box_again,
     "box twice": _box_twice,
     "box silent twice": _box_silent_twice,
+    "box dies": _box_dies,
+    "twin": _twin,
     "box forgets": _box_forgets,
     "other hardware": _other_hardware,
     "box reads not": _box_reads_not,

@@ -22,6 +22,7 @@ from tests.simulation.records import Request
 from tests.simulation.steps import Step
 from tests.simulation.storage import Ack, Image, Settling
 from tests.simulation.timeline import Timeline, name_of
+from tests.simulation.twins import Twin
 
 BOXES = 4
 #: Seconds between looks of peers at their connections.
@@ -39,6 +40,7 @@ class World:
     :ivar first: what was stored when it began.
     :ivar watch_answer: and :ivar watch_start: called for each answer, and each time the server has started.
     :ivar ended: commands that were seen to have ended, as they had.
+    :ivar calm: faults have stopped; :ivar mended: no message kills a device any longer, and the hour of rest is over.
     :ivar lists: what clients were told at the end, by resource.
     :ivar restless: what did not come to rest; :ivar over_bounds: what was more than it may be, while it ran.
     """
@@ -55,7 +57,7 @@ class World:
         self.watch_start: Watcher = lambda *_: ()
         self.seed = seed
         self.steps: list[Step] = []
-        self.calm = False
+        self.calm = self.mended = False
         self.random = Random(f"world {seed}")
         self.timeline = Timeline()
         self.timeline.before_each = self._before_each
@@ -68,11 +70,13 @@ class World:
         self.boxes = [Box(self, f"box-{n}", Random(f"box {seed} {n}")) for n in range(self.random.randint(1, BOXES))]
         self.clients = [Client(self, f"{n}", Random(f"client {seed} {n}")) for n in range(self.random.randint(1, 3))]
         self.auditor = Client(self, "auditor", Random(f"auditor {seed}"))
+        self.twins: list[Twin] = []
         self._connections: list[Connection] = []
         self._quality = Random(f"network {seed}")
         self._crash: tuple[Callable[[], Any], bool, float] | None = None
         self._slow: tuple[list[float], float] = ([0.0], 0.0)
         self._threads: list[Any] = []
+        self._exchanges: dict[int, int] = {}
         self._stopping = False
         self._told_before_power_cut = False
 
@@ -101,11 +105,12 @@ class World:
         """Let something happen later."""
         self.timeline.after(seconds, function, *args)
 
-    def dial(self, end: Any) -> Connection:
+    def dial(self, end: Any, host: int = 1) -> Connection:
         """Connect ``end`` to the server, which takes it, or does not, when it arrives."""
         number = len(self._connections)
         quality = Quality() if self.calm else Quality.draw(self._quality)
         connection = Connection(number, end, self.timeline, Random(self._quality.random()), self.seen, quality)
+        connection.host = host
         self._connections.append(connection)
         self.saw("events: connection")
         self.after(quality.latency, self._arrives, connection)
@@ -130,7 +135,7 @@ class World:
     def answered(self, request: Request) -> None:
         """A request has got its answer."""
         if request.command == "put devices" and request.ok and "dev_refid" in request.params:
-            self._exchanged(request.params)
+            self._exchanged(request)
         self.found += self.watch_answer(self, request)
 
     # -- the server's life
@@ -269,11 +274,14 @@ class World:
         box.forget()
         box.echo = draw.one(["req_id", "req_id", "nothing"])
         box.dev_refid = f"hardware-{len(self.ledger.requests)}"
-        self.request(draw.one(self.clients), "put devices", {"dev_unid": box.dev_unid, "dev_refid": box.dev_refid})
+        params = {"dev_unid": box.dev_unid, "dev_refid": box.dev_refid}
+        request = self.request(draw.one(self.clients), "put devices", params)
+        self._exchanges[request.number] = box.life
 
-    def _exchanged(self, params: dict[str, Any]) -> None:
+    def _exchanged(self, request: Request) -> None:
         for box in self.boxes:
-            if (box.dev_unid, box.dev_refid) == (params["dev_unid"], params["dev_refid"]):
+            # By now the server knows that it has nothing, unless it has forgotten once more since.
+            if box.dev_unid == request.params["dev_unid"] and box.life == self._exchanges.get(request.number):
                 box.trusted = True
 
     @property

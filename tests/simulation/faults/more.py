@@ -12,6 +12,8 @@ from devconf.commands.machine import Machine
 from devconf.devices.lane import Slot
 from devconf.devices.link import Link
 from devconf.devices.reader import Reader
+from devconf.devices.resting import Resting
+from devconf.devices.suspects import Suspects
 from devconf.errors import Ecode
 from devconf.operators.protocol import OperatorProtocol
 from devconf.pacing import Keepalive
@@ -165,3 +167,16 @@ def _not_waited_for(stack: ExitStack) -> None:
         return None
 
     stack.enter_context(replaced(Arrivals, "wait", wait))
+
+
+@fault("what kills a device is sent for ever", "I7", required=False)
+def _never_rests(stack: ExitStack) -> None:
+    """An order that costs a device its connection each time never rests."""
+    stack.enter_context(replaced(Suspects, "lost", lambda *_args: []))
+
+
+@fault("what rests is never sent again", "I7", required=False)
+def _never_woken(stack: ExitStack) -> None:
+    """Nobody looks what has rested for an hour."""
+    stack.enter_context(replaced(Resting, "added", lambda _self: None))
+    stack.enter_context(replaced(Resting, "look", lambda _self: None))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
+from tests.simulation.records import LOST
+
 Query = Callable[[str], list[tuple[Any, ...]]]
 
 
@@ -38,6 +40,11 @@ class Order(NamedTuple):
     def confirmed(self) -> bool:
         """Whether the device took the newest."""
         return not self.pending and self.ecode == 0
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is not sent for an hour, since it has cost the device its connection each time."""
+        return self.refused and self.ecode == LOST
 
     @property
     def refused(self) -> bool:

@@ -103,6 +103,10 @@ class Folder:
         # TOML writes these as JSON does.
         settings = {"listen": [f"tcp:{port}:interface=127.0.0.1"], "database": f"sqlite:///{self.database}"}
         write_private(self.config, "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+        if not self.database.exists():
+            # To have removed it is to begin anew here; a server would refuse to.
+            for name in (".lock", "-wal", "-shm"):
+                Path(f"{self.database}{name}").unlink(missing_ok=True)
         if self.credentials.exists() and self.database.exists():
             self.password = read_credentials(self.credentials).get("DEVCONF_PASSWORD", "")
         else:

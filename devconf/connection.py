@@ -168,13 +168,16 @@ class Client:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Deferred[Message]:
         """Send a command and wait for its response (§2, §4).
 
         :param command: such as ``get tasks``, or with the whole path.
         :param progress: called with how much is done, and of how much, now and then while a long command runs.
         :param timeout: seconds to wait; without it as long as the connection lasts, since the server answers all.
-            Cancelling the Deferred ends the waiting too. Neither ends the command.
+            Cancelling the Deferred ends the waiting too. Neither ends the command. A ``connect_wait`` counts.
+        :param idempotency_key: 1 to 128 characters; a change that is asked for again with the same one is not made
+            again, and its response comes once more.
         :returns: fires with the whole response when its ``ecode`` is 0; fails with :class:`RequestFailed` when it is
             not, with :class:`Disconnected`, or with :class:`NoResponse`.
         :raises TypeError: ``params`` is nothing that JSON can say.
@@ -183,6 +186,8 @@ class Client:
         message: Message = {"command": whole_command(command), "req_id": req_id}
         if progress is not None:
             message["progress"] = True
+        if idempotency_key is not None:
+            message["idempotency_key"] = idempotency_key
         if params is not None:
             message["params"] = params
         payload = wire.encode(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NoReturn
@@ -19,12 +20,19 @@ from devconf.ways_in import TOKEN_ENDED, CannotConnect, Login, Message, RequestF
 
 #: Seconds that the server may take to renew the subscriptions.
 ANSWER_WITHIN = 30.0
+#: Seconds from when a request is first sent until it is sent again no longer: the server keeps a key for twice as long
+#: at least.
+ASK_AGAIN_WITHIN = 1800.0
 
 _log = Logger()
 
 
 def _nothing(*_args: Any) -> None:
     pass
+
+
+def _random_key() -> str:
+    return secrets.token_hex(16)
 
 
 def _log_it(what: str) -> None:
@@ -39,9 +47,9 @@ class LastingClient:
     only when neither is any good on name and password. When these are refused, it ends; see :meth:`when_ended`.
     The pause before each attempt is random (full jitter), at first at most a second, at last at most a minute.
 
-    A request waits for a connection, as long as its ``timeout`` allows; then it is sent, once. One that was sent
-    and not answered when the connection was lost fails with :class:`Disconnected`, and is not sent again: what it asked
-    for may have been done.
+    A request waits for a connection, as long as its ``timeout`` allows; then it is sent. One that was sent and not
+    answered when the connection was lost is sent again on the next one. Each change has an ``idempotency_key``, by
+    which the server knows it again: it is made once, and not twice.
 
     :ivar _reactor: for connections and waits.
     :ivar _url: the server's address, as for :func:`devconf.client.connect`.
@@ -49,6 +57,7 @@ class LastingClient:
     :ivar _lost: called whenever it was lost, with why.
     :ivar _report: told each event of the connection, failed attempts too, as a line for people; by default logged.
     :ivar _fraction: returns a random float in [0, 1), for pauses.
+    :ivar _new_key: returns a key that nobody has used before.
     """
 
     _reactor: Any
@@ -59,6 +68,7 @@ class LastingClient:
     _lost: Callable[[Disconnected], object] = field(default=_nothing, kw_only=True)
     _report: Callable[[str], object] = field(default=_log_it, kw_only=True)
     _fraction: Callable[[], float] = field(default=random.random, kw_only=True)
+    _new_key: Callable[[], str] = field(default=_random_key, kw_only=True)
     _server: Server = field(init=False)
     _events: Events = field(factory=Events, init=False)
     _login: Login | None = field(default=None, init=False)
@@ -149,19 +159,35 @@ class LastingClient:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Deferred[Message]:
         """Send a command, once there is a connection, and wait for its response (§2, §4).
 
+        When the connection is lost before, it is sent again on the next one, but not half an hour later.
+
         :param command: and the others, as for :meth:`Client.request`.
-        :param timeout: seconds to wait, for the connection and the response together; without it as long as it takes.
+        :param timeout: seconds to wait, for connections and the response together; without it as long as it takes.
+        :param idempotency_key: of a change; without it, it gets one of its own. It has to be given only if it is to be
+            known elsewhere, such as by a program that asks again after a restart of its own.
         :returns: fires with the whole response when its ``ecode`` is 0; fails with :class:`RequestFailed` when it is
             not; with :class:`CannotConnect` if it was not sent, because there was no connection in time or the
             client ended; with :class:`Disconnected` or :class:`NoResponse` if it was, and may have been carried out.
         """
+        kind = _kind(command)
+        key = self._new_key() if idempotency_key is None and kind == "change" else idempotency_key
 
         async def run() -> Message:
-            client, left = await self._connection(self._deadline(timeout))
-            return await client.request(command, params, progress=progress, timeout=left)
+            deadline = self._deadline(timeout)
+            client, left = await self._connection(deadline)
+            until = float(self._reactor.seconds()) + ASK_AGAIN_WITHIN
+            while True:
+                try:
+                    return await client.request(command, params, progress=progress, timeout=left, idempotency_key=key)
+                except Disconnected as lost:
+                    if kind == "subscription":
+                        raise
+                    client = await self._connection_after(lost, until if deadline is None else min(until, deadline))
+                    left = self._left(deadline)
 
         return Deferred.fromCoroutine(run())
 
@@ -219,9 +245,19 @@ class LastingClient:
         def too_late(_result: Any, timeout: float) -> NoReturn:
             raise CannotConnect(f"there was no connection within {timeout:g} s: {self._trouble}")
 
-        left = max(0.0, deadline - self._reactor.seconds())
-        client = await waiting.addTimeout(left, self._reactor, onTimeoutCancel=too_late)
-        return client, max(0.0, deadline - self._reactor.seconds())
+        client = await waiting.addTimeout(self._left(deadline) or 0.0, self._reactor, onTimeoutCancel=too_late)
+        return client, self._left(deadline)
+
+    def _left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else max(0.0, deadline - self._reactor.seconds())
+
+    async def _connection_after(self, lost: Disconnected, deadline: float) -> Client:
+        """Wait for a connection on which to ask once more; if there is none, nobody knows what became of it."""
+        try:
+            client, _ = await self._connection(deadline)
+        except CannotConnect:
+            raise lost from None
+        return client
 
     # -- the connection
 
@@ -307,6 +343,14 @@ class LastingClient:
                 observer.callback(None)
             else:
                 observer.errback(refusal)
+
+
+def _kind(command: str) -> str:
+    """Return what a command is: a ``read``, a ``subscription`` of one connection, or a ``change``."""
+    method, _, path = command.partition(" ")
+    if method.lower() == "get":
+        return "read"
+    return "subscription" if path.rpartition("/")[2] == "subscriptions" else "change"
 
 
 def _trap_loss(failure: Failure) -> None:

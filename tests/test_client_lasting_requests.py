@@ -78,18 +78,85 @@ def test_the_timeout_is_for_waiting_and_response_together(bench: Bench) -> None:
     assert [type(failure) for failure in got] == [NoResponse]
 
 
-def test_a_request_that_was_sent_is_not_sent_again(bench: Bench) -> None:
+KEY = "0123456789abcdef"
+
+
+def test_a_change_that_was_sent_is_sent_again_with_its_key(bench: Bench) -> None:
     socket = bench.start()
-    got = bench.outcome(bench.client.request("post tasks", {}))
-    assert len(socket.heard()) == 1
+    got = bench.outcome(bench.client.request("post tasks", {"name": "a"}))
+    (first,) = socket.heard()
+    assert len(first["idempotency_key"]) == 32
+    (second,) = bench.come_back().heard()
+    assert second == {**first, "req_id": "1"}
+    bench.server.sockets[-1].tell({"req_id": "1", **OK, "task_id": "t"})
+    bench.server.flush()
+    assert got == [{"req_id": "1", **OK, "task_id": "t"}]
+    bench.client.request("post tasks", {"name": "a"})
+    (third,) = bench.server.sockets[-1].heard()
+    assert third["idempotency_key"] != first["idempotency_key"]
+
+
+def test_a_key_of_the_callers_own(bench: Bench) -> None:
+    socket = bench.start()
+    bench.client.request("put tasks", {"task_id": "t"}, idempotency_key=KEY)
+    sent = [*socket.heard(), *bench.come_back().heard()]
+    assert [message["idempotency_key"] for message in sent] == [KEY, KEY]
+
+
+def test_what_changes_nothing_is_sent_again_without_a_key(bench: Bench) -> None:
+    socket = bench.start()
+    got = bench.outcome(bench.client.request("GET tasks", {"limit": 1}))
+    sent = [*socket.heard(), *bench.come_back().heard()]
+    assert sent == [{"command": f"GET {TASKS}", "req_id": "1", "params": {"limit": 1}}] * 2
+    assert got == []
+
+
+def test_a_subscription_belongs_to_its_connection(bench: Bench) -> None:
+    bench.start()
+    got = bench.outcome(bench.client.request("post subscriptions", {"topics": ["devices"]}))
     assert bench.come_back().heard() == []
+    assert [type(failure) for failure in got] == [Disconnected]
+
+
+def test_after_half_an_hour_it_is_sent_no_more(bench: Bench) -> None:
+    """The server does not keep its key for ever, and it must not be carried out twice."""
+    bench.start()
+    got = bench.outcome(bench.client.request("post tasks", {}))
+    bench.server.up = False
+    bench.server.sockets[-1].drop()
+    bench.pass_time(1790)
+    assert got == []
+    bench.pass_time(20)
+    assert [type(failure) for failure in got] == [Disconnected]
+    bench.server.up = True
+    bench.pass_time(60)
+    assert bench.server.sockets[-1].heard() == []
+
+
+def test_what_was_sent_and_has_no_time_left_may_have_been_done(bench: Bench) -> None:
+    bench.start()
+    silent = bench.outcome(bench.client.request("post tasks", {}, timeout=30))
+    bench.come_back()
+    bench.server.advance(30)
+    assert [type(failure) for failure in silent] == [NoResponse]
+    lost = bench.outcome(bench.client.request("post tasks", {}, timeout=30))
+    bench.server.up = False
+    bench.server.sockets[-1].drop()
+    bench.pass_time(31)
+    assert [type(failure) for failure in lost] == [Disconnected]
+
+
+def test_what_was_sent_when_the_client_stops(bench: Bench) -> None:
+    bench.start()
+    got = bench.outcome(bench.client.request("post tasks", {}))
+    bench.server.run(bench.client.stop())
     assert [type(failure) for failure in got] == [Disconnected]
 
 
 def test_asking_again_at_once_waits_for_the_next_connection(bench: Bench) -> None:
     bench.start()
-    again = bench.client.request("get tasks").addErrback(lambda _: bench.client.request("get tasks"))
-    got = bench.outcome(again)
+    asked = bench.client.request("post subscriptions").addErrback(lambda _: bench.client.request("get tasks"))
+    got = bench.outcome(asked)
     socket = bench.come_back()
     assert len(socket.heard()) == 1
     socket.tell({"req_id": "1", **OK})

@@ -18,8 +18,14 @@ __all__ = ["call", "read_credentials"]
 @click.command()
 @click.argument("command")
 @click.argument("params", type=json_object, metavar="[PARAMS]", required=False)
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="1 to 128 characters. A change that is asked for again with the same key is not made again, and answered the "
+    "same; for scripts that try again.",
+)
 @networked
-async def call(session: Session, command: str, params: dict[str, Any] | None) -> None:
+async def call(session: Session, command: str, params: dict[str, Any] | None, idempotency_key: str | None) -> None:
     """Send COMMAND to a running server and print the response.
 
     COMMAND is such as 'get tasks'. PARAMS are its params: a JSON object, @FILE with one, or - to read one from the
@@ -32,7 +38,7 @@ async def call(session: Session, command: str, params: dict[str, Any] | None) ->
     from devconf.client import RequestFailed
 
     try:
-        session.out.document(await session.client.request(command, params))
+        session.out.document(await session.client.request(command, params, idempotency_key=idempotency_key))
     except RequestFailed as failure:
         session.out.document(failure.response)
         raise Failed(failure, Status.FAILED) from None

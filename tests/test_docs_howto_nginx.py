@@ -156,8 +156,8 @@ def test_a_unix_socket_has_no_address(front: Front) -> None:
 # -- sizes and limits
 
 
-#: So many storage configurations of the largest size are more than the sockets on the way hold.
-LARGE = 6
+#: So many storage configurations of the largest size are what a page holds, more than the sockets on the way do.
+LARGE = 4
 
 
 def test_a_storage_configuration_of_the_largest_size_passes(front: Front) -> None:

@@ -52,7 +52,12 @@ def not_waited_for(world: World, request: Request) -> Iterator[str]:
     if answer.get("ecode") != _OFFLINE or request.attempts > 1 or request.told_on >= request.asked_on + seconds:
         return
     disabled = {each.params.get("dev_unid") for each in world.ledger.requests if each.params.get("enabled") is False}
-    named = [item["dev_unid"] for item in answer.get("devices", ())] or [request.params.get("dev_unid")]
+    # Which devices others were bound to when it came is not known: they are waited for as things were stored then.
+    params = request.params
+    asked = {params.get("dev_unid"), *params.get("dev_unids", ())}
+    named = [item["dev_unid"] for item in answer.get("devices", ())] or [params.get("dev_unid")]
+    if not asked >= set(named):
+        return
     since = request.asked_on - BELIEVED
     online = {box.dev_unid for box in world.boxes if box.was_connected(since, request.told_on)}
     if not any(unid in disabled or unid in online for unid in named):

@@ -47,10 +47,8 @@ async def test_a_device_from_its_enrolment_to_its_end(place: Place) -> None:
         "online": False,
         "since": None,
         "addr": None,
-        "duplicate": None,
         "pending": 0,
         "refused": 0,
-        "refusals": [],
     }
     listed, plain = await both(
         place.devconf("devices", "list", "--offline", "--text", "GATE-1", "--json"),
@@ -117,7 +115,6 @@ async def test_a_task_and_what_its_devices_say(place: Place) -> None:
         "dev_unids": [dev_unid],
         "subtask_count": 0,
         "state": "pending",
-        "refusals": [],
         "created_at": shown["created_at"],
         "updated_at": shown["updated_at"],
     }

@@ -37,7 +37,7 @@ def ended(box: MemoryDevice) -> tuple[int, str] | None:
 
 def listed(server: MemoryServer, box: MemoryDevice) -> tuple[Any, ...]:
     [item] = server.ask("get devices", {"dev_unid": box.dev_unid})["devices"]
-    return item["online"], item["addr"], item["duplicate"]
+    return item["online"], item["addr"], item.get("duplicate")
 
 
 def epoch(box: MemoryDevice) -> int:

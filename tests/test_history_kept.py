@@ -52,7 +52,6 @@ def test_a_command_that_went_to_devices(server: MemoryServer) -> None:
         "enote": "ok",
         "devices": answer["devices"],
         "duration": 2.5,
-        "completed_at": None,
     }
 
 

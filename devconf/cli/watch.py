@@ -100,6 +100,6 @@ def told(event: Message) -> str:
         what = f"{data['dev_unid']} task {data['task_id']}{subtask} rev {data['rev']}: {data['state']}{late}{why}"
     else:
         why = f" {data['ecode']}: {data['enote']}" if data["ecode"] else ""
-        outcome = "completed by a late answer" if data["change"] == "completed" else data["outcome"] + why
+        outcome = "completed by a late answer" if "completed_at" in data else data["outcome"] + why
         what = f"{data['user_name']}: {short(data['command'])}: {outcome}"
     return printable(f"{event['at']} {event['event']:<10} {what}")

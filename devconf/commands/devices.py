@@ -72,7 +72,9 @@ class DeviceCommands:
             link = hub.get(item["dev_unid"])
             if link is not None:
                 item |= {"online": True, "since": stamp(link.since), "addr": link.address}
-            item["duplicate"] = hub.duplicates.other(item["dev_unid"])
+            other = hub.duplicates.other(item["dev_unid"])
+            if other is not None:
+                item["duplicate"] = other
         return {"devices": items, "next": following}
 
     @command("post devices", PostDevice, Role.ADMIN)

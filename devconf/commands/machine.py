@@ -187,11 +187,11 @@ class Machine:
         """Tell those who subscribed to ``commands`` that one is over."""
         outcome = {"planned_at": planned_at, "settled_at": settled_at, "ecode": int(ecode), "enote": enote}
         item = journal.item({**header, **outcome})
-        self.events.publish("commands", journal.event(item, "over"), owner=header["user_unid"])
+        self.events.publish("commands", journal.event(item), owner=header["user_unid"])
 
     def _tell_completed(self, items: list[dict[str, Any]]) -> None:
         for item in items:
-            self.events.publish("commands", journal.event(item, "completed"), owner=item["user_unid"])
+            self.events.publish("commands", journal.event(item), owner=item["user_unid"])
 
     async def recover(self) -> int:
         """Settle what a crash has left planned; returns how many commands that were."""

@@ -63,7 +63,7 @@ class AnswerBook:
         for answer, _ in batch:
             self._tell(answer, rows.get(answer.key))
         for command in completed:
-            self._events.publish("commands", journal.event(command, "completed"), owner=command["user_unid"])
+            self._events.publish("commands", journal.event(command), owner=command["user_unid"])
         self._flush()
 
     def _tell(self, answer: Acknowledgement, row: Any) -> None:

@@ -191,8 +191,7 @@ def _item(row: Row[Any], refused: list[dict[str, Any]]) -> dict[str, Any]:
         "online": False,
         "since": None,
         "addr": None,
-        "duplicate": None,
         "pending": row.pending,
         "refused": row.refused,
-        "refusals": refused,
+        **({"refusals": refused} if refused else {}),
     }

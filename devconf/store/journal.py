@@ -69,6 +69,7 @@ SHOWN = [column for column in commands.c if column.name not in ("rule", "plan", 
 def item(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a command as an item of the history; one that runs has no outcome yet."""
     over = row["settled_at"] is not None
+    completed_at = row.get("completed_at")
     return {
         **{name: row[name] for name in ("command_id", "command", "user_unid", "user_name", "params")},
         "at": stamp(row["planned_at"]),
@@ -77,13 +78,13 @@ def item(row: Mapping[Any, Any]) -> dict[str, Any]:
         "enote": row["enote"],
         "devices": row.get("devices"),
         "duration": round(max(0.0, row["settled_at"] - row["planned_at"]), 3) if over else None,
-        "completed_at": None if row.get("completed_at") is None else stamp(row["completed_at"]),
+        **({} if completed_at is None else {"completed_at": stamp(completed_at)}),
     }
 
 
-def event(item: dict[str, Any], change: str) -> dict[str, Any]:
-    """Return what is told of a command when it is ``over``, or ``completed`` after that."""
-    return {**{name: value for name, value in item.items() if name != "devices"}, "change": change}
+def event(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of a command when it is over, or completed after that."""
+    return {name: value for name, value in item.items() if name != "devices"}
 
 
 #: Commands that one transaction looks at or removes: others have their turn in between.

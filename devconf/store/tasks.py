@@ -233,7 +233,7 @@ def _task_item(row: Row[Any], dev_unids: list[str], refused: list[dict[str, Any]
         "dev_unids": dev_unids,
         "subtask_count": row.subtask_count,
         "state": RANKS[row.rank],
-        "refusals": refused,
+        **({"refusals": refused} if refused else {}),
         "created_at": stamp(row.created_at),
         "updated_at": stamp(row.updated_at),
     }

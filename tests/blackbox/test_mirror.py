@@ -13,7 +13,7 @@ from kit_http import Mirror, without_command
 
 SERVER = {"device_timeout": 1.5}
 ID, KEY = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}(-\d+)?"), "sha256"
-TIMES = ("created_at", "updated_at", "at", "since", "first_at", "last_at", "duration", "addr")
+TIMES = ("created_at", "updated_at", "at", "since", "first_at", "last_at", "duration", "completed_at", "addr")
 
 
 class Normal:

@@ -17,7 +17,7 @@ from devconf.devices.suspects import Suspects
 from devconf.errors import Ecode
 from devconf.operators.protocol import OperatorProtocol
 from devconf.pacing import Keepalive
-from devconf.store import answers, keys, orders, outbox
+from devconf.store import answers, awaited, keys, orders, outbox
 from devconf.websocket import Peer
 from tests.simulation.faults.fault import fault, tell_early
 from tests.simulation.host import replaced
@@ -180,3 +180,9 @@ def _never_woken(stack: ExitStack) -> None:
     """Nobody looks what has rested for an hour."""
     stack.enter_context(replaced(Resting, "added", lambda _self: None))
     stack.enter_context(replaced(Resting, "look", lambda _self: None))
+
+
+@fault("a late answer completes nothing", "I3", required=False)
+def _never_completed(stack: ExitStack) -> None:
+    """Answers are written, and nobody looks which command they complete."""
+    stack.enter_context(replaced(awaited, "acknowledged", lambda *_args: []))

@@ -13,6 +13,7 @@ from attrs import define
 
 from tests.simulation.devices import Box
 from tests.simulation.model.again import done_again
+from tests.simulation.model.late import not_completed
 from tests.simulation.model.once import answered_otherwise, carried_out_twice
 from tests.simulation.model.registers import complaints
 from tests.simulation.model.stored import Order, Stored
@@ -94,6 +95,7 @@ def i3(evidence: Evidence) -> Iterator[str]:
         yield from _right_answer(evidence, request)
         yield from answered_otherwise(request)
     yield from carried_out_twice(evidence.world, evidence.world.host.thread.query)
+    yield from not_completed(evidence.world.host.thread.query)
     for client in evidence.world.clients:
         if client.strays:
             yield f"{client.name} was told what it had not asked: {client.strays}"

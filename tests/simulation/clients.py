@@ -82,7 +82,7 @@ class Client:
 
     def ask_again(self, request: Request) -> None:
         """Send ``request`` once more, with its key, whether it has been answered or not."""
-        self._world.saw(f"client: asks again what is {'under way' if request.unknown else 'over'}")
+        self._world.saw(f"client: asks again what is {'over' if request.answers else 'under way'}")
         self.ask(request)
 
     def garble(self, which: int) -> None:
@@ -147,7 +147,7 @@ class Client:
             lost = dict.fromkeys(self.requests.values())
             self.requests.clear()
             for request in lost:
-                if request.unknown:
+                if not request.answers:
                     request.lost_at = self._world.tick
                     if request.key is not None:
                         self._world.saw("client: asks again what it lost")
@@ -216,7 +216,7 @@ class Client:
                 again.answers.append(message)
             return
         self.done[message["req_id"]] = request
-        if not request.unknown:
+        if request.answers:
             request.repeats.append(message)
         elif request.key is None or self._final(request, message):
             request.answers.append(message)

@@ -113,7 +113,7 @@ class Host:
 
     :ivar service: of this life; :ivar thread: its store's; :ivar clock: its time.
     :ivar lives: how many there have been; :ivar running: there is one now, if only just starting or stopping.
-    :ivar skew: seconds that the wall clock is wrong by.
+    :ivar skew: seconds that the wall clock is wrong by; :ivar highest_skew: the most it ever was.
     """
 
     def __init__(self, timeline: Timeline, folder: Path, seed: int, seen: Counter[str]) -> None:
@@ -123,7 +123,7 @@ class Host:
         prepared_database(self.path)
         self.lives = 0
         self.running = False
-        self.skew = 0.0
+        self.skew = self.highest_skew = 0.0
         self.slow: Callable[[], float] = lambda: 0.0
         self.service: DevconfService
         self.thread: SimulatedThread

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from tests.simulation.storage import FULL, INTERRUPTED, NO_ROOM
+from tests.simulation.storage import ON_PURPOSE
 
 _HEADING = "Unhandled error in Deferred:"
 
@@ -35,7 +35,7 @@ class Errors:
         found = []
         for event in self._events:
             text = event["log_failure"].getTraceback() if "log_failure" in event else formatEvent(event)
-            on_purpose = any(words in text for words in (FULL, INTERRUPTED, NO_ROOM))
+            on_purpose = any(words in text for words in ON_PURPOSE)
             if not on_purpose or event["log_namespace"] == "twisted.internet.defer":
                 found.append(text)
         return found

@@ -80,7 +80,7 @@ class Request:
     def failed(self) -> bool:
         """Whether it was told that it has not been done: ``put store_confs`` stores even when it cannot deliver."""
         stored = self.command == "put store_confs" and "rev" in (self.answer or {})
-        return self.answer is not None and not self.ok and not stored
+        return self.answer is not None and not (self.ok or stored or self.doubtful)
 
     @property
     def changes(self) -> bool:
@@ -89,9 +89,14 @@ class Request:
         return method != "get" and resource in _STORED
 
     @property
+    def doubtful(self) -> bool:
+        """Whether an attempt was lost and a later one refused: what was lost may come after that, and be done."""
+        return self.lost_at is not None and self.answer is not None and self.answer.get("ecode") not in DONE
+
+    @property
     def unknown(self) -> bool:
         """Whether nobody was told what became of it."""
-        return self.answer is None
+        return self.answer is None or self.doubtful
 
 
 @frozen

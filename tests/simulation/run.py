@@ -237,7 +237,8 @@ def _mend(world: World) -> None:
     world.mended = True
     for box in world.boxes:
         box.kills.clear()
-    world.timeline.advance(RESTS)
+    # The rest is longer by as much as the clock is set back.
+    world.timeline.advance(RESTS + max(0.0, world.host.highest_skew - world.host.skew))
     _rest(world, 60)
 
 

@@ -324,6 +324,7 @@ def _clock_jumps(world: World, _detail: str, draw: Draw) -> None:
     if world.host.up:
         world.saw("clock: an hour forward" if forward else "clock: an hour back")
     world.host.skew += 3600.0 if forward else -3600.0
+    world.host.highest_skew = max(world.host.highest_skew, world.host.skew)
 
 
 _KINDS: dict[str, Callable[[World, str, Draw], None]] = {

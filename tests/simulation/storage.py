@@ -40,6 +40,8 @@ FULL = "database or disk is full"
 NO_ROOM = "the disk is full: changes are refused"
 #: What SQLite says of a statement that was broken off.
 INTERRUPTED = "interrupted"
+#: All of these.
+ON_PURPOSE = (FULL, NO_ROOM, INTERRUPTED)
 
 
 class Ack(NamedTuple):

@@ -20,7 +20,7 @@ from tests.simulation.network import Connection
 from tests.simulation.pipe import Quality
 from tests.simulation.records import Request
 from tests.simulation.steps import Step
-from tests.simulation.storage import Ack, Image, Settling
+from tests.simulation.storage import ON_PURPOSE, Ack, Image, Settling
 from tests.simulation.timeline import Timeline, name_of
 from tests.simulation.twins import Twin
 
@@ -163,8 +163,13 @@ class World:
         self.found += self.watch_start(self, stored)
 
     def _not_started(self, failure: Any) -> None:
-        # One that is stopped while it starts has not failed.
-        if not self._stopping:
+        # One that is stopped while it starts has not failed; one whose disk is full is started again.
+        if self._stopping:
+            return
+        if any(words in str(failure.value) for words in ON_PURPOSE):
+            self.saw("server: could not start")
+            self.stop(back_after=5)
+        else:
             self.found.append(("I8", f"the server did not start: {failure.getTraceback()}"))
 
     def crash(self, *, power: bool, back_after: float) -> None:

@@ -66,7 +66,7 @@ class Register:
 
 
 def _stored(request: Request) -> bool:
-    return request.answer is not None and not request.failed
+    return not request.unknown and not request.failed
 
 
 def complaints(ledger: Ledger, stored: Stored, first: Stored) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,7 @@ def connect(url: str) -> Connection:
         try:
             # Only its owner may read what is stored; SQLite gives its other files the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = undo.enter_context(engine.connect())
+            connection = undo.enter_context(engine.execution_options(devconf_mark=_mark_of(path)).connect())
             _verify(connection)
         except OSError as error:
             raise StartupError(f"cannot open {path}: {error.strerror}; `database` must name a file to write") from None
@@ -158,21 +158,25 @@ def note_made(connection: Connection) -> None:
 
     So nobody begins with an empty database if the file vanishes, nor takes a log for that of another copy of the file.
     """
-    path = connection.engine.url.database or ""
-    lock = connection.engine.get_execution_options()["devconf_lock"]
+    options = connection.engine.get_execution_options()
+    lock = options["devconf_lock"]
     sqlite: Any = connection.connection.driver_connection
     (now,) = sqlite.execute("PRAGMA user_version").fetchone()
     (mark,) = sqlite.execute("SELECT abs(random() % 2147483647) + 1").fetchone()
     # Whenever the power is cut, the file has one of those that are remembered.
-    _remember(lock, {_mark_of(path), now, mark})
+    _remember(lock, {options["devconf_mark"], now, mark})
     sqlite.execute(f"PRAGMA user_version = {mark}").close()
-    sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-    if _mark_of(path) == mark:
+    busy, _, _ = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if not busy:
         _remember(lock, {mark})
 
 
 def _mark_of(path: str) -> int:
-    """Return what the file itself has as SQLite's ``user_version``, whatever its log says."""
+    """Return what the file itself has as SQLite's ``user_version``, whatever its log says; 0 of an empty one.
+
+    Not while there is a connection to it: to close a file ends all POSIX locks that this process has on it, SQLite's
+    too. Then another program that looks into it takes itself for the last one, and removes the log under the server.
+    """
     with open(path, "rb") as file:
         return int.from_bytes(file.read(64)[60:])
 

@@ -51,6 +51,8 @@ def not_waited_for(world: World, request: Request) -> Iterator[str]:
     answer, seconds = request.answer or {}, request.params.get("connect_wait", 0.0)
     if answer.get("ecode") != _OFFLINE or request.attempts > 1 or request.told_on >= request.asked_on + seconds:
         return
+    if "was lost" in answer["enote"]:  # a call that has reached its device
+        return
     disabled = {each.params.get("dev_unid") for each in world.ledger.requests if each.params.get("enabled") is False}
     # Which devices others were bound to when it came is not known: they are waited for as things were stored then.
     params = request.params

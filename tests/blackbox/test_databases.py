@@ -241,3 +241,19 @@ def test_the_first_start_needs_nothing(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.database.touch()
     starts(server)
+
+
+def test_another_program_does_not_take_the_log_away(world: World) -> None:
+    """It looks at the database, or changes it, and goes: as long as the server holds its locks, the log stays.
+
+    A process that opens and closes the file beside SQLite loses them all, and then what it writes is lost with it.
+    """
+    for _ in range(2):
+        before = world.video_task()
+        with closing(sqlite3.connect(world.server.database, timeout=20)) as other, other:
+            assert other.execute("UPDATE tasks SET updated_at = updated_at WHERE task_id = ?", (before,)).rowcount == 1
+        assert log_of(world.server).exists()
+        after = world.video_task()
+        world.restart(kill=True)
+        assert world.has_task(before)
+        assert world.has_task(after)

@@ -1,7 +1,7 @@
 """A device as a process of its own that keeps a journal on disk: what it did is there before it says so.
 
 Started with one argument, a JSON object (see `Settings`). From its standard input it takes lines: `ask` makes it ask
-what it should hold, and print that; `behave` ends its moods. It ends when its input does.
+what it should hold, and print that; `behave` ends its moods, and prints `null`. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -199,6 +199,7 @@ def main() -> None:
     for line in sys.stdin:
         if line == "behave\n":
             device.moody = False
+            print("null", flush=True)
         else:
             print(json.dumps(device.ask()), flush=True)
 

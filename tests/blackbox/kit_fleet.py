@@ -47,12 +47,14 @@ class Box:
 
     def behave(self) -> None:
         """Take everything, at once, from now on."""
-        self._tell("behave")
+        self._ask("behave")
 
-    def _tell(self, line: str) -> None:
+    def _ask(self, line: str) -> Any:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
     # -- what it did
 
@@ -73,6 +75,4 @@ class Box:
 
     def request(self, _command: str) -> Json:
         """What the server says that it should hold."""
-        self._tell("ask")
-        assert self.process.stdout is not None
-        return {"tasks": json.loads(self.process.stdout.readline())}
+        return {"tasks": self._ask("ask")}

@@ -29,7 +29,7 @@ AT_ONCE = 10
 #: Outcomes of runs with something wrong that are kept.
 KEPT = 10
 #: A fault that these many runs do not find is not found.
-SEEDS_FOR_A_FAULT = 400
+SEEDS_FOR_A_FAULT = 1000
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -232,6 +232,17 @@ def test_after_an_hour_it_is_tried_once_more(server: MemoryServer, device: Memor
     assert stored(server, task_id)["state"] == "confirmed"
 
 
+def test_it_rests_no_longer_because_the_wall_clock_is_set_back(server: MemoryServer, device: MemoryDevice) -> None:
+    posted(server, device, DEADLY)
+    lives(device)
+    heard(device)
+    resting = server.service.delivery._resting
+    before = resting._now
+    resting._now = lambda: before() - HOUR
+    server.advance(HOUR + 1)
+    assert heard(device) == [DEADLY]
+
+
 def test_it_is_sent_at_once_when_it_changes(server: MemoryServer, device: MemoryDevice) -> None:
     [task_id] = posted(server, device, DEADLY)
     lives(device)

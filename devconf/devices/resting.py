@@ -30,13 +30,19 @@ class Resting:
     _now: Now
     _store: Store
     _nudge: Callable[[Collection[OrderKey]], None]
+    _began: float = field(init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._began = self._now() - self._clock.seconds()
 
     def look(self) -> None:
         """Wake what has rested long enough."""
         self._timer = None
-        self._store.run(resting.wake, self._now()).addCallbacks(self._woken, self._cannot_wake)
+        # Nothing rests longer because the wall clock has been set back meanwhile.
+        now = max(self._now(), self._began + self._clock.seconds())
+        self._store.run(resting.wake, now).addCallbacks(self._woken, self._cannot_wake)
 
     def added(self) -> None:
         """Note that something rests from now on: no sooner than others is its time over."""

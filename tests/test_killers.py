@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from devconf.devices.delivery import RETRY_AFTER
 from devconf.devices.pace import PAUSE
+from devconf.store import answers
 from devconf.testing import MemoryDevice, MemoryServer
+from tests.conftest import LoggedErrors
 from tests.delivering import NEW, OLD, configure, online, pic_task, states, stored
 
 LOST = 1005020002
@@ -371,3 +374,24 @@ def test_a_storage_configuration_that_was_not_answered_is_not_delivered(
         0,
         [("refused", LOST)],
     )
+
+
+def test_what_was_to_rest_and_could_not_be_written_is_sent_again(
+    server: MemoryServer, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    [task_id] = posted(server, device, DEADLY)
+
+    def full(*_args: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "acknowledge", full)
+        for _ in range(3):
+            back(device)
+            assert live(device) is not None
+        server.finish()
+    logged_errors.expect(OSError)
+    back(device)
+    server.advance(RETRY_AFTER)
+    device.obey()
+    assert (task_id, "") in device.held

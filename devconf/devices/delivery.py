@@ -365,8 +365,12 @@ class Delivery:
     def _not_written(self, batch: list[tuple[Acknowledgement, Order]]) -> None:
         for answer, _ in batch:
             lane = self._lanes.get(answer.key.dev_unid)
-            slot = lane.slots.get(answer.key) if lane is not None else None
-            if lane is not None and slot is not None and slot.phase is Phase.WRITING:
-                self._silent(lane, slot)
-            elif lane is not None:
-                self._tidy(lane)
+            if lane is None:
+                continue
+            slot = lane.slots.get(answer.key)
+            if slot is not None and slot.phase is Phase.WRITING:
+                if lane.link is None:
+                    slot.phase = Phase.IDLE  # what a lost connection leaves is simply behind
+                else:
+                    self._silent(lane, slot)
+            self._tidy(lane)

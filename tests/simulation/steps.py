@@ -69,7 +69,7 @@ assert set(ASKED) == set(REQUESTS)
 #: What goes wrong, in groups: a run has some of them and not others, since what goes wrong often hides what goes wrong
 #: seldom.
 GROUPS: dict[str, dict[str, int]] = {
-    "devices": {"mood": 30},
+    "devices": {"mood": 36, "box late": 8},
     "comings": {"box away": 5, "box back": 5, "box again": 4, "box twice": 5, "box silent twice": 4},
     "memory": {"box forgets": 4, "other hardware": 2},
     "sick": {"box dies": 6, "box away": 2, "twin": 3},
@@ -78,7 +78,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "clients": {"client leaves": 6, "garbage": 3, "box asks": 3},
     "keys": {"ask again": 12, "client leaves": 3},
     "crashes": {"kill": 3, "power cut": 3, "crash later": 5, "crash in a commit": 4, "stop": 3},
-    "store": {"slow": 6, "store fails": 4},
+    "store": {"slow": 6, "store fails": 6},
     "clock": {"clock jumps": 4},
 }
 
@@ -86,9 +86,9 @@ GROUPS: dict[str, dict[str, int]] = {
 def history(seed: int) -> list[Step]:
     """Return the history of the run ``seed``."""
     random = Random(f"history {seed}")
-    weights = {"ask": 55}
+    weights = {"ask": 60}
     for group in GROUPS.values():
-        if random.random() < 0.45:
+        if random.random() < 0.36:
             weights |= {kind: weights.get(kind, 0) + weight for kind, weight in group.items()}
     moods = random.sample(MOODS, random.randint(2, len(MOODS)))
     kinds, parts = list(weights), list(weights.values())
@@ -138,8 +138,13 @@ def _flood(world: World, _detail: str, draw: Draw) -> None:
     client = draw.one(world.clients)
     world.saw("client: floods")
     kind = draw.one(["read", "pic_task_config", "call"])
+    first = draw.number()
     for turn in range(12):
-        world.ask(client, kind, Draw((draw.number() + turn, *range(turn, turn + 4))))
+        # Of one task, so that they wait for one lock.
+        which = first if kind == "pic_task_config" else first + turn
+        world.ask(client, kind, Draw((which, *range(turn, turn + 4))))
+    for seconds in (0.1, 0.5, 1.5):
+        world.after(seconds, world.check_bounds)
 
 
 def _ask_again(world: World, _detail: str, draw: Draw) -> None:
@@ -170,6 +175,11 @@ def _garbage(world: World, _detail: str, draw: Draw) -> None:
 def _mood(world: World, detail: str, draw: Draw) -> None:
     box = draw.one(world.boxes)
     box.moods.extend([detail] * (1 + draw.number() % 3))
+
+
+def _box_late(world: World, _detail: str, draw: Draw) -> None:
+    """Answer several orders late, and lose nothing meanwhile."""
+    draw.one(world.boxes).moods.extend(["late"] * 4)
 
 
 def _box_away(world: World, _detail: str, draw: Draw) -> None:
@@ -315,7 +325,7 @@ def _slow(world: World, _detail: str, draw: Draw) -> None:
 
 
 def _store_fails(world: World, _detail: str, draw: Draw) -> None:
-    for _ in range(1 + draw.number() % 3):
+    for _ in range(1 + draw.number() % 6):
         world.host.thread.fail.append((draw.one(["commit", "statement"]), draw.number() % 60))
 
 
@@ -335,6 +345,7 @@ _KINDS: dict[str, Callable[[World, str, Draw], None]] = {
     "client reads not": _client_reads_not,
     "garbage": _garbage,
     "mood": _mood,
+    "box late": _box_late,
     "box away": _box_away,
     "box back": _box_back,
     "box again": _box_again,

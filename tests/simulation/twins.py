@@ -35,14 +35,16 @@ class IWorld(Protocol):
 class Twin:
     """A box that has the identity of another.
 
-    :ivar sockets: the connection it has, if any.
+    :ivar dev_refid: which one.
+    :ivar sockets: the connection it has, if any; :ivar opened_so_far: how many it has had.
     """
 
     def __init__(self, world: IWorld, dev_refid: str, random: Random, times: int) -> None:
+        self.dev_refid = dev_refid
         self.sockets: list[Socket] = []
+        self.opened_so_far = 0
         self.name = f"twin of {dev_refid}"
         self._world = world
-        self._dev_refid = dev_refid
         self._random = random
         self._left = times
         self._dial()
@@ -50,13 +52,14 @@ class Twin:
     def _dial(self) -> None:
         if self._left and not self._world.calm:
             self._left -= 1
-            socket = Socket(self, f"device-{self._dev_refid}", self._random)
+            socket = Socket(self, f"device-{self.dev_refid}", self._random)
             socket.begin(self._world.dial(socket, 2))
 
     def opened(self, socket: Socket) -> None:
         """See ``IOwner``."""
         self._world.saw("device: two boxes with one identity")
         self.sockets.append(socket)
+        self.opened_so_far += 1
         if self._world.calm:
             self.leave()
 

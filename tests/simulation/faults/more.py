@@ -9,9 +9,9 @@ from devconf.commands import settle as settling
 from devconf.commands.arrivals import Arrivals
 from devconf.commands.locks import Locks
 from devconf.commands.machine import Machine
+from devconf.devices.delivery import Delivery
 from devconf.devices.lane import Slot
 from devconf.devices.link import Link
-from devconf.devices.reader import Reader
 from devconf.devices.resting import Resting
 from devconf.devices.suspects import Suspects
 from devconf.errors import Ecode
@@ -149,8 +149,14 @@ def _new_rev_each_time(stack: ExitStack) -> None:
 
 @fault("an error that nobody handles", "I8", required=False)
 def _not_handled(stack: ExitStack) -> None:
-    """That what is due could not be read is left to the Deferred, which tells of it when it is collected."""
-    stack.enter_context(replaced(Reader, "_cannot_read", lambda _self, failure, *_args: failure))
+    """That a device has not answered is handled, and left to the Deferred all the same."""
+    unanswered = Delivery._unanswered
+
+    def leave(self: Delivery, failure: Any, *args: Any) -> Any:
+        unanswered(self, failure, *args)
+        return failure
+
+    stack.enter_context(replaced(Delivery, "_unanswered", leave))
 
 
 @fault("idempotency key not written", "I3", required=False)

@@ -129,7 +129,7 @@ def told_rightly(world: World, request: Request) -> Iterator[str]:
         key = (task_id, item.get("subtask_id", ""))
         rev = answer.get("rev", 0)
         said = {each.written_as for each in box.journal.said if each.key == key and each.rev >= rev and each.counts}
-        if item["ecode"] not in said and not (item["ecode"] == LOST and _lost_often(box)):
+        if item["ecode"] not in said and not (item["ecode"] == LOST and _lost_often(world, box)):
             yield f"request {request.number} says {item}; {box.dev_refid} said {said} to {key} from rev {rev} on"
     all_or_none = request.command == "post tasks/pic_task_config" and not request.params.get("force")
     if request.ok and all_or_none and any(item["state"] != "confirmed" for item in answer["devices"]):
@@ -220,7 +220,7 @@ def i6(evidence: Evidence) -> Iterator[str]:
             for each in box.journal.said
             if (each.socket, each.key, each.rev) == (socket, key, ack.rev) and each.counts
         }
-        if ack.ecode not in said and not (ack.ecode == LOST and _lost_often(box)):
+        if ack.ecode not in said and not (ack.ecode == LOST and _lost_often(evidence.world, box)):
             yield f"{ack} was written; {box.dev_refid} said {said} on that connection"
 
 
@@ -250,15 +250,16 @@ def i7(evidence: Evidence) -> Iterator[str]:
 
 
 def _rests_rightly(world: World, box: Box, order: Order) -> Iterator[str]:
-    if not _lost_often(box):
+    if not _lost_often(world, box):
         yield f"{order} rests, and {box.dev_refid} has lost {len(box.journal.connected)} connections in all"
     if world.mended:
         yield f"{order} rests, and nothing has killed {box.dev_refid} for more than an hour"
 
 
-def _lost_often(box: Box) -> bool:
-    """Whether it has lost as many connections as it takes to let an order rest."""
-    return len(box.journal.connected) >= LOSSES
+def _lost_often(world: World, box: Box) -> bool:
+    """Whether it has lost as many connections as it takes to let an order rest, those of a twin among them."""
+    twins = sum(twin.opened_so_far for twin in world.twins if twin.dev_refid == box.dev_refid)
+    return len(box.journal.connected) + twins >= LOSSES
 
 
 def _before(box: Box, order: Order) -> bool:

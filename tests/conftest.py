@@ -184,6 +184,22 @@ def server(tmp_path: Path) -> Iterator[MemoryServer]:
 
 
 @pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """An empty database of ours."""
+    from devconf.testing import prepared_database
+
+    return prepared_database(tmp_path / "devconf.sqlite")
+
+
+@pytest.fixture
+def reactor() -> Any:
+    """The real one."""
+    from twisted.internet import reactor
+
+    return reactor
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services with settings on ports of their own; they are stopped after the test."""
     from tests.running import starting

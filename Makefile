@@ -17,7 +17,8 @@ run: $(VENV)/.installed
 	@$(BIN)/python -m devconf.demo run
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+# Folders first, where the slow modules with few tests are, so that none of them is left to the end.
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m tests.simulation --seeds 1000 --require-coverage
 	$(BIN)/python -m tests.simulation --faults
 

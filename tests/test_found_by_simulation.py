@@ -177,3 +177,24 @@ def test_what_a_device_took_before_it_registered_without_it_is_sent_again(server
     device.connect()
     device.obey()
     assert device.held[(task_id, "")]["algo_comb"] == NEW
+
+
+def test_a_task_that_is_added_late_is_deleted_though_its_deletion_is_still_being_written(server: MemoryServer) -> None:
+    device = online(server, "a")
+    pic_task(server, device)
+    made = server.call(
+        "post tasks", {"name": "b", "task_type": "pic", "algo_comb": NEW, "dev_unids": [device.dev_unid]}
+    )
+    server.advance(WAIT)
+    task_id = server.result(made)["task_id"]
+    late = device.inbox[0]
+    device.inbox.clear()
+    server.call("delete tasks", {"task_id": task_id, "force": True})
+    [deletion] = device.inbox
+    server.runner.latency = 1.0
+    device.answer(deletion, 1004040001, "no such task here")
+    device.answer(late)
+    server.advance(10)
+    again = device.inbox[0]
+    assert again["command"].startswith("delete ")
+    assert again["params"]["rev"] > deletion["params"]["rev"]

@@ -331,10 +331,9 @@ class Delivery:
         if any(answer.outcome is Outcome.LOST for answer, _ in batch):
             self._resting.added()
         for answer, _ in batch:
-            lane = self._lanes.get(answer.key.dev_unid)
-            slot = lane.slots.get(answer.key) if lane is not None else None
-            if lane is not None and slot is not None:
-                self._acknowledged(lane, slot, answer, rows.get(answer.key))
+            # Nothing else need be under way: it may be late, and yet give the device something to do.
+            lane = self._lane(answer.key.dev_unid)
+            self._acknowledged(lane, lane.slot(answer.key), answer, rows.get(answer.key))
         for dev_unid in {answer.key.dev_unid for answer, _ in batch}:
             if (lane := self._lanes.get(dev_unid)) is not None:
                 self._reader.feed(lane)
@@ -355,9 +354,9 @@ class Delivery:
             for watch in slot.watches:
                 if watch.answered(slot.key, answer.rev, ended):
                     watch.finish()
-        if slot.busy or lane.link is None:
+        if slot.busy:
             return
-        if row is not None and row.wanted_rev > row.acked_rev:
+        if lane.link is not None and row is not None and row.wanted_rev > row.acked_rev:
             lane.queue[slot.key] = None
         else:
             slot.reset()

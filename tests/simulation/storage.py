@@ -38,10 +38,12 @@ SECTOR = 512
 FULL = "database or disk is full"
 #: What the server makes of it.
 NO_ROOM = "the disk is full: changes are refused"
+#: What it tells those who wanted something written, its own start among them.
+REFUSED = "the disk of the server is full, and nothing was changed"
 #: What SQLite says of a statement that was broken off.
 INTERRUPTED = "interrupted"
 #: All of these.
-ON_PURPOSE = (FULL, NO_ROOM, INTERRUPTED)
+ON_PURPOSE = (FULL, NO_ROOM, REFUSED, INTERRUPTED)
 
 
 class Ack(NamedTuple):

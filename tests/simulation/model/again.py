@@ -47,7 +47,8 @@ def _asked(box: Box, request: Request, effect: Effect, since: Mark) -> bool:
         return False
     if request.params.get("dev_unid") == box.dev_unid and request.command in ("post devices/resync", "put devices"):
         return True
-    if request.params.get("task_id") != effect.key[0]:
+    task_id, subtask_id = effect.key
+    if request.params.get("task_id") != task_id and request.params.get("subtask_id", "") != (subtask_id or None):
         # What nobody was told of may have made it, and have failed.
         return request.unknown and "task_id" not in request.params and request.command.startswith("post ")
     undone = request.unknown or request.failed

@@ -334,10 +334,9 @@ class Delivery:
             # Nothing else need be under way: it may be late, and yet give the device something to do.
             lane = self._lane(answer.key.dev_unid)
             self._acknowledged(lane, lane.slot(answer.key), answer, rows.get(answer.key))
-        for dev_unid in {answer.key.dev_unid for answer, _ in batch}:
-            if (lane := self._lanes.get(dev_unid)) is not None:
-                self._reader.feed(lane)
-                self._tidy(lane)
+        for lane in dict.fromkeys(self._lane(answer.key.dev_unid) for answer, _ in batch):
+            self._reader.feed(lane)
+            self._tidy(lane)
 
     def _acknowledged(self, lane: Lane, slot: Slot, answer: Acknowledgement, row: Any) -> None:
         if slot.phase is Phase.WRITING:

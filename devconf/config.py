@@ -51,7 +51,8 @@ class Limits:
         process needs an open file for each, and some more: see ``LimitNOFILE`` in ``etc/devconf.service``.
     :ivar connections_per_address_before_login: How many connections of one address may be open that have not shown a
         ticket or token. Further ones are closed at once. Connections from ``trusted_proxies`` are not counted: the
-        proxy has to bound its clients itself. Raise it where many devices come from behind one address.
+        proxy has to bound its clients itself. On a ``haproxy`` endpoint too it is the proxy's own address that counts.
+        Raise it where many devices come from behind one address.
     :ivar history_days: How long the history of commands is kept, in days. Once an hour, what is older is removed.
     :ivar history_commands: How many commands the history keeps. Once an hour, the oldest beyond that are removed.
         Whichever of this and ``history_days`` is reached first counts.

@@ -10,7 +10,6 @@ from attrs import define
 from twisted.application.service import MultiService
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.internet.task import LoopingCall
@@ -48,6 +47,7 @@ from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
 from devconf.store import Store, backup, complain, journal, keys
 from devconf.store.writer import ThreadRunner
+from devconf.web import listening
 from devconf.web.channel import BoundedSite
 from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
@@ -55,8 +55,6 @@ from devconf.web.site import Root, make_app
 from devconf.web.upgrade import Upgrade
 from devconf.web.ways_in import REGISTER_MAX, WaysIn
 
-#: Connections that may wait to be accepted: a whole fleet comes back at once.
-BACKLOG = 4096
 PRUNE_EVERY = 3600.0
 #: Seconds that a stopping server waits for devices to answer what commands wait for.
 DRAIN_WITHIN = 15.0
@@ -207,7 +205,7 @@ class DevconfService(MultiService):
 
     async def _listen(self, description: str, site: BoundedSite) -> IListeningPort:
         try:
-            port: IListeningPort = await serverFromString(self._reactor, with_backlog(description)).listen(site)
+            port: IListeningPort = await listening.listen(self._reactor, description, site)
         except Exception as error:
             # An endpoint may read certificates, a file descriptor that was handed down, or a folder.
             reason = error.socketError if isinstance(error, CannotListenError) else error
@@ -369,11 +367,3 @@ class DevconfService(MultiService):
             pass
         while self._running and await self.store.run(keys.prune, self._seams.now()):
             pass
-
-
-def with_backlog(description: str) -> str:
-    """Return the endpoint ``description`` with room for many connections to wait, unless it says how many."""
-    kind = description.removeprefix("haproxy:").partition(":")[0]
-    if kind in ("tcp", "tcp6", "ssl", "tls", "unix") and ":backlog=" not in description:
-        return f"{description}:backlog={BACKLOG}"
-    return description

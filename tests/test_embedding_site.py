@@ -35,8 +35,8 @@ from devconf.client import connect as connect_client
 from devconf.config import Config
 from devconf.device import Device
 from devconf.service import DevconfService
+from tests.certificates import certificate
 from tests.conftest import LoggedErrors
-from tests.test_upgrade import certificate
 
 PASSWORD = "correct horse"
 

@@ -2,143 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import ConnectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
-from devconf.service import BACKLOG, with_backlog
 from devconf.web import channel
-from devconf.web.channel import BODY_WITHIN, BYTES_A_SECOND, HEAD_WITHIN, IDLE, READ_WITHIN, BoundedSite, neighbourhood
-
-BODY_MAX = 100_000
-BUFFER = 65536
-GET = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n"
-GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
-LARGE = b"x" * 200_000
-
-
-class Wire(StringTransport):
-    """The server's end: tells its producer to pause while nobody reads.
-
-    :ivar reads: whether the client reads.
-    """
-
-    def __init__(self, peer: Any) -> None:
-        super().__init__(peerAddress=peer)
-        self.reads = True
-        self.aborted = False
-        self.heard = b""
-
-    def write(self, data: bytes) -> None:
-        super().write(data)
-        if self.reads:
-            self.heard += data
-            self.clear()
-        elif self.producer is not None and len(self.value()) > BUFFER:
-            self.producer.pauseProducing()
-
-    def read(self) -> bytes:
-        """Read what there is, and read on."""
-        self.reads = True
-        self.heard += self.value()
-        self.clear()
-        if self.producer is not None:
-            self.producer.resumeProducing()
-        heard, self.heard = self.heard, b""
-        return heard
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """As TCP has it."""
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-        self.loseConnection()
-
-    @property
-    def ended(self) -> bool:
-        return self.disconnecting
-
-    @property
-    def is_read(self) -> bool:
-        return self.producerState == "producing"
-
-
-class Pages(Resource):
-    """Answers small, large, or not at all.
-
-    :ivar asked: the paths, in order.
-    """
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[str] = []
-        self.waiting: list[Any] = []
-        self.args: list[Any] = []
-
-    def render(self, request: Any) -> Any:
-        self.asked.append(request.path.decode())
-        self.args.append(request.args)
-        if request.path == b"/wait":
-            self.waiting.append(request)
-            return NOT_DONE_YET
-        return LARGE if request.path == b"/large" else b"small"
-
-
-class World:
-    """A site, and the connections to it."""
-
-    def __init__(self, strangers: int = 1000) -> None:
-        self.clock: Any = Clock()
-        self.pages = Pages()
-        self.site = BoundedSite(self.pages, self.clock, BODY_MAX, strangers, ())
-
-    def open(self, address: str = "192.0.2.1") -> tuple[Any, Wire] | None:
-        kind = IPv6Address if ":" in address else IPv4Address
-        protocol = self.site.buildProtocol(kind("TCP", address, 1))
-        if protocol is None:
-            return None
-        wire = Wire(kind("TCP", address, 1))
-        protocol.makeConnection(wire)
-        return protocol, wire
-
-    def end(self, protocol: Any) -> None:
-        protocol.connectionLost(Failure(ConnectionDone()))
-
-    def turn(self) -> None:
-        """Call what is due, but not what that asks for."""
-        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
-            self.clock.calls.remove(call)
-            call.called = 1
-            call.func(*call.args, **call.kw)
+from devconf.web.channel import BODY_WITHIN, BYTES_A_SECOND, HEAD_WITHIN, IDLE, READ_WITHIN, neighbourhood
+from devconf.web.listening import BACKLOG, with_backlog
+from tests.fronts import BODY_MAX, GET, GET_LARGE, LARGE, World, lasts, opened
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def opened(world: World) -> tuple[Any, Wire]:
-    found = world.open()
-    assert found is not None
-    return found
-
-
-def lasts(world: World, wire: Wire, feed: Any = lambda: None, every: float = 1.0) -> float:
-    """How long the server keeps the connection while every now and then something comes."""
-    while not wire.ended:
-        assert world.clock.seconds() < 1000
-        feed()
-        world.clock.advance(every)
-    return float(world.clock.seconds())
 
 
 def test_who_asks_nothing_is_closed(world: World) -> None:

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
@@ -196,6 +196,16 @@ class Channel(HTTPChannel):
         super().loseConnection()
 
 
+class Refused(Protocol):
+    """A connection for which there is no room: it is cut."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """See ``IProtocol``."""
+        self.transport.abortConnection()
+
+
 class BoundedSite(Site):
     """Our own site: bounded in the size of bodies, in time, and in connections, in all and from one address.
 
@@ -241,11 +251,12 @@ class BoundedSite(Site):
             self.take(self._waiting.popleft())
 
     def buildProtocol(self, addr: Any) -> Any:
-        """See ``IProtocolFactory``; None closes the connection."""
+        """See ``IProtocolFactory``."""
         host: str | None = getattr(addr, "host", None)
         stranger = None if host is None or is_among(host, self._proxies) else neighbourhood(host)
         if self.connections >= CONNECTIONS or (stranger and self._strangers[stranger] >= self._strangers_max):
-            return None
+            # Not None: TLS and PROXY would wrap that, fail with it, and leave the connection open for ever.
+            return Refused()
         channel: Any = super().buildProtocol(addr)
         self.connections += 1
         if stranger is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,6 +47,7 @@ class Server:
         device_timeout: float = 1.5,
         limits: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        listen: Sequence[str] = (),
         faults: bool = False,
     ) -> None:
         self.folder = folder
@@ -56,6 +58,7 @@ class Server:
         self.returncode: int | None = None
         self.environment: dict[str, str] = {}  # what it is started with besides ours
         self.prefix: list[str] = []  # a program that starts it
+        self._listen = listen  # further endpoints
         self._settings = {"device_timeout": device_timeout, **(options or {})}
         self._limits = dict(limits or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +73,7 @@ class Server:
 
     def _write_config(self) -> None:
         settings = {
-            "listen": [f"tcp:{self.port}:interface=127.0.0.1"],
+            "listen": [f"tcp:{self.port}:interface=127.0.0.1", *self._listen],
             "database": f"sqlite:///{self.database}",
             **self._settings,
         }
@@ -79,6 +82,12 @@ class Server:
         if self._limits:
             lines += ["[limits]", *(f"{key} = {json.dumps(value)}" for key, value in self._limits.items())]
         self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @property
+    def further_ports(self) -> list[int]:
+        """Those of the further endpoints, which the system may have chosen."""
+        ports = re.findall(r" starting on (\d+)$", self.log(), re.MULTILINE)
+        return [int(port) for port in ports[-len(self._listen) :]]
 
     @property
     def http(self) -> Http:

@@ -197,13 +197,13 @@ class Channel(HTTPChannel):
 
 
 class Refused(Protocol):
-    """A connection for which there is no room: it is cut."""
+    """A connection for which there is no room: it is closed, or cut in the middle of a TLS handshake."""
 
     transport: Any
 
     def connectionMade(self) -> None:
         """See ``IProtocol``."""
-        self.transport.abortConnection()
+        self.transport.loseConnection()
 
 
 class BoundedSite(Site):

@@ -6,6 +6,7 @@ import pytest
 
 from devconf.store import keys
 from devconf.testing import MemoryServer
+from tests.conftest import LoggedErrors
 from tests.delivering import WAIT, online, pic_task
 from tests.keyed import kept
 
@@ -154,3 +155,24 @@ def test_a_call_that_reached_nobody_may_be_asked_again(server: MemoryServer) -> 
         server.call("post devices/call", params)
     assert server.ask("post devices/call", params, idempotency_key="k")["ecode"] == 1004290001
     assert kept(server) == 0
+
+
+def test_the_history_and_the_key_say_the_same_of_a_call(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    """What cannot be kept for the key is not in the history either: who asks again is not told what that denies."""
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    first = server.call("post devices/call", params, idempotency_key="k")
+
+    def full(*_args: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "answer", full)
+        device.answer(device.inbox[0])
+    logged_errors.expect(OSError)
+    assert server.result(first)["ecode"] == 0
+    assert server.ask("post devices/call", params, idempotency_key="k")["ecode"] == 1005040001
+    history = [item["command"] for item in server.ask("get commands", {})["commands"]]
+    assert history == ["post /wsapi/v1/devconf_fx/devices"]

@@ -70,38 +70,35 @@ class CallCommands:
         try:
             payload = await (self._ask(params) if call.key is None else self._ask_once(params, call.key, command_id))
         except _Unanswered as failure:
-            self._record(call, command_id, started, failure.ecode, failure.enote)
+            await self._record(call, started, _response(command_id, failure.ecode, failure.enote, failure.payload))
             raise _named(failure, command_id) from None
         except CommandFailed as failure:
             raise _named(failure, command_id) from None
-        self._record(call, command_id, started, Ecode.OK, "ok")
+        await self._record(call, started, _response(command_id, Ecode.OK, "ok", payload))
         return {"command_id": command_id, **payload}
 
     async def _ask_once(self, params: CallDevice, key: Key, command_id: str) -> dict[str, Any]:
-        """Ask the device, and keep what becomes of it for the key."""
+        """Ask the device, and keep ``key`` if it may have heard."""
         await self._check_online(params.dev_unid)
         # Before the device may hear of it: if the server ends before there is an answer, this is what is known.
         unknown = _unanswered(
             params, Ecode.SILENT, "the server ended before the device answered; it may have acted on it"
         )
-        await self._machine.store.run(_begin, key, self._machine.now(), _failed(unknown, command_id))
+        response = _response(command_id, unknown.ecode, unknown.enote, unknown.payload)
+        await self._machine.store.run(_begin, key, self._machine.now(), response)
         try:
-            payload = await self._ask(params)
-        except _Unanswered as failure:
-            await self._keep(keys.answer, key.user_unid, key.digest, _failed(failure, command_id))
+            return await self._ask(params)
+        except _Unanswered:
             raise
         except CommandFailed:
             await self._keep(keys.forget, key)
             raise
-        response = {"ecode": int(Ecode.OK), "enote": "ok", "command_id": command_id, **payload}
-        await self._keep(keys.answer, key.user_unid, key.digest, response)
-        return payload
 
     async def _keep(self, function: Callable[..., None], *args: Any) -> None:
         try:
             await self._machine.store.run(function, *args)
         except Exception:
-            # The device has answered, and who asked shall hear so.
+            # Who asked shall hear what the device said all the same.
             complain(self._log, Failure(), "what became of a call could not be kept for its idempotency_key")
 
     async def _check_online(self, dev_unid: str) -> None:
@@ -128,22 +125,20 @@ class CallCommands:
         failpoints.reach("answer received")
         return {"answer": answer.message}
 
-    def _record(self, call: Call, command_id: str, started: float, ecode: Ecode, enote: str) -> None:
+    async def _record(self, call: Call, started: float, response: dict[str, Any]) -> None:
+        """Write a line of the history; and for a key, which is waited for, the response in the same transaction."""
         params: CallDevice = call.params
-        header = self._machine.header(command_id, call, {"dev_unid": params.dev_unid, "command": params.command})
-        now = self._machine.now()
-        self._machine.tell(header, started, now, ecode, enote)
-        self._lines.append(
-            {
-                **header,
-                "planned_at": started,
-                "settled_at": now,
-                "ecode": int(ecode),
-                "enote": enote,
-            }
-        )
-        if not self._writing:
-            self._write()
+        told = {"dev_unid": params.dev_unid, "command": params.command}
+        header, now = self._machine.header(response["command_id"], call, told), self._machine.now()
+        outcome = {"ecode": response["ecode"], "enote": response["enote"]}
+        line = {**header, "planned_at": started, "settled_at": now, **outcome}
+        if call.key is not None:
+            await self._keep(_end, call.key, line, response)
+        else:
+            self._lines.append(line)
+            if not self._writing:
+                self._write()
+        self._machine.tell(header, started, now, Ecode(response["ecode"]), response["enote"])
 
     def _write(self, _result: None = None) -> None:
         lines, self._lines = self._lines, []
@@ -164,12 +159,17 @@ def _named(failure: CommandFailed, command_id: str) -> CommandFailed:
     return CommandFailed(failure.ecode, failure.enote, command_id=command_id, **failure.payload)
 
 
-def _failed(failure: CommandFailed, command_id: str) -> dict[str, Any]:
-    return {"ecode": int(failure.ecode), "enote": failure.enote, "command_id": command_id, **failure.payload}
+def _response(command_id: str, ecode: Ecode, enote: str, payload: dict[str, Any]) -> dict[str, Any]:
+    return {"ecode": int(ecode), "enote": enote, "command_id": command_id, **payload}
 
 
 def _begin(connection: Connection, key: Key, now: float, response: dict[str, Any]) -> None:
     keys.begin(connection, key, now)
+    keys.answer(connection, key.user_unid, key.digest, response)
+
+
+def _end(connection: Connection, key: Key, line: dict[str, Any], response: dict[str, Any]) -> None:
+    journal.done(connection, [line])
     keys.answer(connection, key.user_unid, key.digest, response)
 
 

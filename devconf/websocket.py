@@ -15,8 +15,11 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.util import encode_truncate
+from twisted.internet.error import ConnectionClosed, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from devconf import sessions
@@ -57,19 +60,14 @@ class Peer(WebSocketServerProtocol):
         super().__init__()
         self._paused = False
         self._unread: deque[bytes | memoryview] = deque()
-        self._unread_bytes = 0
         self._pong: bytes | None = None
-        self._pongs_left_out = 0
-        self._fragments = 0
-        self._size = 0
-        self._is_open = False
-        self._given_up = False
-        self._finishing = False
+        self._unread_bytes = self._pongs_left_out = 0
+        self._fragments = self._size = 0
+        self._is_open = self._given_up = self._finishing = False
         self._closing: IDelayedCall | None = None
         self._held = Hold.NONE
         self._steps = 0
-        self._useless = 0.0
-        self._useless_at = 0.0
+        self._useless = self._useless_at = 0.0
         self._slowed: IDelayedCall | None = None
 
     # -- for subclasses
@@ -250,7 +248,7 @@ class Peer(WebSocketServerProtocol):
             )
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self._is_open and self._closing is None:
-            self._closing = self.factory.clock.callLater(CLOSE_WITHIN, self.transport.abortConnection)
+            self._cut_soon()
             # Its answer is to be heard.
             self.release(Hold.USELESS | Hold.BUSY)
 
@@ -262,7 +260,13 @@ class Peer(WebSocketServerProtocol):
                 return
             # Over TLS, a connection with a producer stays.
             self.transport.unregisterProducer()
+        elif not abort and self.state != self.STATE_CLOSED:
+            # The handshake has failed. Over TLS, a peer that says no goodbye would stay.
+            self._cut_soon()
         super().dropConnection(abort)
+
+    def _cut_soon(self) -> None:
+        self._closing = self.factory.clock.callLater(CLOSE_WITHIN, self.transport.abortConnection)
 
     # -- what comes in
 
@@ -284,6 +288,9 @@ class Peer(WebSocketServerProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: ARG002
         """See ``IWebSocketChannel``."""
+        for timer in (self._closing, self._slowed):
+            if timer is not None and timer.active():
+                timer.cancel()
         if not self._is_open:
             return
         self._is_open = False
@@ -291,10 +298,11 @@ class Peer(WebSocketServerProtocol):
         self.data = b""
         self.factory.keepalive.remove(self)
         self.factory.turns.forget(self)
-        for timer in (self._closing, self._slowed):
-            if timer is not None and timer.active():
-                timer.cancel()
         self._guarded(self.lost)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See ``IProtocol``. A peer that breaks TLS is lost; Autobahn would log it as an error."""
+        super().connectionLost(reason if reason.check(ConnectionClosed) else Failure(ConnectionLost()))
 
     def _guarded(self, function: Any, *args: Any) -> None:
         # An exception that leaves a callback drops the connection without a word.

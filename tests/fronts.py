@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -10,7 +13,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from devconf.config import Network
@@ -93,13 +96,52 @@ class Pages(Resource):
         return LARGE if request.path == b"/large" else b"small"
 
 
+class Visitor:
+    """Somebody who speaks TLS: what it has to say is taken from it, and what it hears given to it."""
+
+    def __init__(self, trusted: Path) -> None:
+        self._hears, self._says = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(trusted))
+        self.tls = context.wrap_bio(self._hears, self._says, server_hostname="localhost")
+
+    def hello(self) -> bytes:
+        with suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self._says.read()
+
+    def shake_hands(self, protocol: Any, wire: Wire) -> None:
+        protocol.dataReceived(self.hello())
+        self._hears.write(wire.read())
+        self.tls.do_handshake()
+        protocol.dataReceived(self._says.read())
+
+    def tell(self, protocol: Any, request: bytes) -> None:
+        self.tls.write(request)
+        protocol.dataReceived(self._says.read())
+
+    def hear(self, world: World, wire: Wire) -> bytes:
+        world.clock.advance(0)
+        self._hears.write(wire.read())
+        heard = b""
+        with suppress(ssl.SSLWantReadError):
+            while more := self.tls.read(65536):
+                heard += more
+        return heard
+
+
 class World:
     """A site at an endpoint, and the connections to it."""
 
-    def __init__(self, strangers: int = 1000, listen: str = "tcp:80", proxies: tuple[Network, ...] = ()) -> None:
+    def __init__(
+        self,
+        strangers: int = 1000,
+        listen: str = "tcp:80",
+        proxies: tuple[Network, ...] = (),
+        root: IResource | None = None,
+    ) -> None:
         self.clock: Any = MemoryReactorClock()
         self.pages = Pages()
-        self.site = BoundedSite(self.pages, self.clock, BODY_MAX, strangers, proxies)
+        self.site = BoundedSite(root or self.pages, self.clock, BODY_MAX, strangers, proxies)
         Deferred.fromCoroutine(listening.listen(self.clock, listen, self.site))
         if self.clock.sslServers:
             (_, factory, context, _, _) = self.clock.sslServers[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
-from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +17,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from devconf.web import channel, listening
 from devconf.web.channel import CLOSE_WITHIN, IDLE
 from tests.certificates import certificate
-from tests.fronts import GET, Wire, World, lasts, opened
+from tests.fronts import GET, Visitor, World, lasts, opened
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # by Twisted itself
 
@@ -27,37 +25,6 @@ V1 = b"PROXY TCP4 192.0.2.77 192.0.2.80 4000 80\r\n"
 V2_BEGIN = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11"
 V2 = V2_BEGIN + b"\x00\x0c" + bytes([192, 0, 2, 77, 192, 0, 2, 80, 0x0F, 0xA0, 0, 80])
 V2_LARGEST = V2_BEGIN + b"\xff\xff"
-
-
-class Visitor:
-    """Somebody who speaks TLS: what it has to say is taken from it, and what it hears given to it."""
-
-    def __init__(self, trusted: Path) -> None:
-        self._hears, self._says = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = ssl.create_default_context(cafile=str(trusted))
-        self.tls = context.wrap_bio(self._hears, self._says, server_hostname="localhost")
-
-    def hello(self) -> bytes:
-        with suppress(ssl.SSLWantReadError):
-            self.tls.do_handshake()
-        return self._says.read()
-
-    def shake_hands(self, protocol: Any, wire: Wire) -> None:
-        protocol.dataReceived(self.hello())
-        self._hears.write(wire.read())
-        self.tls.do_handshake()
-        protocol.dataReceived(self._says.read())
-
-    def ask(self, world: World, protocol: Any, wire: Wire, request: bytes) -> bytes:
-        self.tls.write(request)
-        protocol.dataReceived(self._says.read())
-        world.clock.advance(0)
-        self._hears.write(wire.read())
-        heard = b""
-        with suppress(ssl.SSLWantReadError):
-            while more := self.tls.read(65536):
-                heard += more
-        return heard
 
 
 @define
@@ -85,7 +52,8 @@ class Front:
         if self.tls:
             visitor = Visitor(self.trusted)
             visitor.shake_hands(protocol, wire)
-            heard = visitor.ask(world, protocol, wire, GET)
+            visitor.tell(protocol, GET)
+            heard = visitor.hear(world, wire)
         else:
             protocol.dataReceived(V1 + GET)
             heard = wire.read()
@@ -273,6 +241,17 @@ def test_no_handshake(folder: Path, begin: bytes) -> None:
     protocol.dataReceived(begin)
     assert wire.ended
     assert world.pages.asked == []
+    world.end(protocol)
+    assert nothing_is_left(world)
+
+
+def test_who_breaks_tls_after_the_handshake(folder: Path) -> None:
+    front = front_of("ssl", folder)
+    world = World(listen=front.listen)
+    protocol, wire = opened(world)
+    Visitor(front.trusted).shake_hands(protocol, wire)
+    protocol.dataReceived(GET)
+    assert wire.ended
     world.end(protocol)
     assert nothing_is_left(world)
 

@@ -131,7 +131,7 @@ class DevconfService(MultiService):
         self.machine = Machine(
             clock, seams.now, seams.random, self.store, self.events, self.hub, self.delivery, self.locks, self.arrivals
         )
-        self.registry = Registry(seams.random, Keys(self.store, seams.now), config.tolerated_params)
+        self.registry = Registry(clock, seams.random, Keys(self.store, seams.now), config.tolerated_params)
         for subject in (
             TaskCommands(self.machine),
             SubtaskCommands(self.machine),

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
@@ -152,6 +152,16 @@ def logged_errors() -> Iterator[LoggedErrors]:
     complaints += [f"an error was logged: {text}" for text in errors.texts()]
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[LogEvent]]:
+    """Whatever is logged while the test runs, in order."""
+    events: list[LogEvent] = []
+    observer = cast("ILogObserver", events.append)
+    globalLogPublisher.addObserver(observer)
+    yield events
+    globalLogPublisher.removeObserver(observer)
 
 
 def _delayed_calls() -> list[IDelayedCall]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, formatEvent
 
 from devconf.web import channel, listening
 from devconf.web.channel import CLOSE_WITHIN, IDLE
@@ -87,14 +87,10 @@ def front_of(kind: str, folder: Path) -> Front:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_logged() -> Iterator[None]:
+def nothing_is_logged(logged: list[LogEvent]) -> Iterator[None]:
     """Whoever tries any of this could fill the log with it."""
-    events: list[LogEvent] = []
-    observer = cast("ILogObserver", events.append)
-    globalLogPublisher.addObserver(observer)
     yield
-    globalLogPublisher.removeObserver(observer)
-    assert [formatEvent(event) for event in events] == []
+    assert [formatEvent(event) for event in logged] == []
 
 
 def nothing_is_left(world: World) -> bool:

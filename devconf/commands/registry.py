@@ -12,6 +12,7 @@ import msgspec
 from attrs import evolve, frozen
 from msgspec import UnsetType
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface
@@ -23,6 +24,7 @@ from devconf.commands.keys import Keys, key_of
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Topic
 from devconf.model import Identity, Role
+from devconf.sparing import SparingLog
 from devconf.store.keys import Key
 
 #: What the response repeats of the params (§2, the standard response).
@@ -116,7 +118,8 @@ class Registry:
 
     _log = Logger()
 
-    def __init__(self, random: Random, keys: Keys, tolerated: tuple[str, ...] = ()) -> None:
+    def __init__(self, clock: IReactorTime, random: Random, keys: Keys, tolerated: tuple[str, ...] = ()) -> None:
+        self._sparing = SparingLog(clock, self._log)
         self._random = random
         self._keys = keys
         self._tolerated = frozenset(tolerated)
@@ -268,7 +271,7 @@ class Registry:
         known = {field.encode_name for field in msgspec.structs.fields(found.params)}
         passed = (params.keys() - known) & self._tolerated
         if passed:
-            self._log.info("{command}: unknown params passed: {passed}", command=found.name, passed=sorted(passed))
+            self._sparing.info("{command}: unknown params passed: {passed}", command=found.name, passed=sorted(passed))
         return {name: value for name, value in params.items() if name not in passed}
 
     def _internal(self, failure: Failure, name: str) -> dict[str, Any]:

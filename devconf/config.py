@@ -118,8 +118,8 @@ class Config:
         asked for under another name is answered ``1004000002``.
         Example: ``allowed_hosts = ["devconf.example.com", "devconf"]``
     :ivar tolerated_params: Fields that pass in the ``params`` of a request although no command knows them, for pages
-        that are older than this server. They are ignored, with a line in the log, of which there are at most 20 a minute.
-        Any other unknown field is answered ``1004000002``.
+        that are older than this server. They are ignored, with a line in the log, of which there are at most 20
+        a minute. Any other unknown field is answered ``1004000002``.
         Example: ``tolerated_params = ["page_id"]``
     :ivar limits: See :class:`Limits`.
     """

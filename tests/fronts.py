@@ -99,9 +99,10 @@ class Pages(Resource):
 class Visitor:
     """Somebody who speaks TLS: what it has to say is taken from it, and what it hears given to it."""
 
-    def __init__(self, trusted: Path) -> None:
+    def __init__(self, trusted: Path, *protocols: str) -> None:
         self._hears, self._says = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = ssl.create_default_context(cafile=str(trusted))
+        context.set_alpn_protocols(protocols)
         self.tls = context.wrap_bio(self._hears, self._says, server_hostname="localhost")
 
     def hello(self) -> bytes:

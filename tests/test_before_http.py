@@ -252,6 +252,19 @@ def test_who_breaks_tls_after_the_handshake(folder: Path) -> None:
     assert nothing_is_left(world)
 
 
+def test_only_what_is_spoken_here_is_agreed_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twisted would agree to HTTP/2 where it finds what it needs for it."""
+    monkeypatch.setattr("twisted.web.http.H2_ENABLED", True)
+    front = front_of("ssl", folder)
+    world = World(listen=front.listen)
+    protocol, wire = opened(world)
+    visitor = Visitor(front.trusted, "h2", "http/1.1")
+    visitor.shake_hands(protocol, wire)
+    visitor.tell(protocol, GET)
+    assert visitor.hear(world, wire).endswith(b"small")
+    assert visitor.tls.selected_alpn_protocol() == "http/1.1"
+
+
 def test_what_is_wrong_behind_a_header_is_not_taken_for_one() -> None:
     class Wrong(Protocol):
         def dataReceived(self, data: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from attrs import define
 
+from devconf.config import Limits
 from devconf.testing import MemoryServer
 from devconf.websocket import CLOSE_WITHIN
 from tests.certificates import certificate
@@ -101,4 +102,21 @@ def test_who_breaks_tls_is_lost(line: Line) -> None:
     assert len(line.server.service.sessions) == 1
     line.protocol.dataReceived(b"this is no TLS")
     assert line.wire.ended
+    assert is_gone(line)
+
+
+def test_who_does_not_read_costs_its_bound(line: Line) -> None:
+    """What TLS holds is told to wait as what TCP holds is."""
+    line.upgrade(13)
+    peer = line.protocol.wrappedProtocol
+    line.wire.reads = False
+    message = b'"' + b"x" * 65536 + b'"'
+    for _ in range(Limits().unread_bytes // len(message)):
+        peer.send(message)
+        line.world.clock.advance(0)
+    assert not line.wire.aborted
+    assert len(line.wire.value()) < 4 * len(message)
+    peer.send(message)
+    peer.send(message)
+    assert line.wire.aborted
     assert is_gone(line)

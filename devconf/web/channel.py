@@ -264,6 +264,10 @@ class BoundedSite(Site):
             self._strangers[stranger] += 1
         return channel
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """See ``IProtocolNegotiationFactory``: no HTTP/2, which our connections do not speak."""
+        return [b"http/1.1"]
+
     def forget(self, address: str) -> None:
         """Note that one of the connections from ``address`` is counted no longer."""
         self._strangers[address] -= 1

@@ -224,11 +224,12 @@ def _calm_down(world: World) -> None:
 
 
 def _rest(world: World, within: float) -> None:
+    world.restless = list(_restless(world))
     waited = 0.0
-    while waited < within and (restless := list(_restless(world))):
+    while waited < within and world.restless:
         world.timeline.advance(5)
         waited += 5
-    world.restless = restless
+        world.restless = list(_restless(world))
 
 
 def _mend(world: World) -> None:

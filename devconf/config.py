@@ -90,6 +90,9 @@ class Config:
         ``ssl:8443:privateKey=/etc/devconf/key.pem:certKey=/etc/devconf/cert.pem`` is TLS without a proxy. ``systemd``,
         ``haproxy`` and ``tls`` are taken as well. What cannot be listened on ends the start.
         Example: ``listen = ["tcp:8080:interface=127.0.0.1", "tcp:8080:interface=192.168.1.2"]``
+    :ivar metrics: Where to serve figures for Prometheus, at ``/metrics``: endpoints like those of ``listen``, none by
+        default. Whoever reaches one may read them: no token is asked for, and nothing else is served there.
+        Example: ``metrics = ["tcp:9180:interface=127.0.0.1"]``
     :ivar public_url: The address under which clients and devices reach the server: ``http://`` or ``https://`` and a
         host, perhaps with a port, and no path. It is what ``ws_url`` tells them to connect to, with ``ws://`` or
         ``wss://`` instead. Set it behind a proxy. Without it they are sent to the host that their request came to, if
@@ -125,6 +128,7 @@ class Config:
     """
 
     listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
+    metrics: tuple[str, ...] = ()
     public_url: str | None = None
     database: str = "sqlite:///devconf.sqlite"
     device_timeout: Annotated[float, Meta(gt=0, le=3600)] = 10.0
@@ -381,6 +385,7 @@ def _field_name(text: str) -> str:
 
 _CHECKS: dict[str, Callable[[Any, Any], Any]] = {
     "listen": _each(_endpoint, least=1),
+    "metrics": _each(_endpoint),
     "public_url": _one(_public_url),
     "database": _one(_database),
     "legacy_device_networks": _each(_network),

@@ -16,6 +16,9 @@ PING_EVERY = 30.0
 PONG_WITHIN = 10.0
 #: Seconds within which a peer reads something of what waits for it; not less than ``PING_EVERY``.
 READ_WITHIN = 60.0
+#: Messages that came to nothing: so many may come at once, and then so many a second.
+USELESS_BURST = 1000
+USELESS_RATE = 100.0
 
 
 class Hold(IntFlag):
@@ -68,6 +71,10 @@ class Keepalive:
     _pinged: Waiting = field(factory=OrderedDict, init=False)
     _unread: Waiting = field(factory=OrderedDict, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        """Return how many peers are watched."""
+        return len(self._quiet) + len(self._pinged)
 
     def add(self, peer: Paced) -> None:
         """Watch ``peer``."""
@@ -133,6 +140,20 @@ class Keepalive:
         while waiting and next(iter(waiting.values())) <= now:
             due.append(waiting.popitem(last=False)[0])
         return due
+
+
+@define
+class Useless:
+    """Messages of one peer that came to nothing: how many more than it may send."""
+
+    _level: float = field(default=0.0, init=False)
+    _at: float = field(default=0.0, init=False)
+
+    def too_many(self, now: float) -> bool:
+        """Note another one at ``now``, in seconds; tell whether that is too many."""
+        self._level = max(0.0, self._level - (now - self._at) * USELESS_RATE) + 1
+        self._at = now
+        return self._level > USELESS_BURST
 
 
 @define

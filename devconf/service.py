@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web.resource import IResource, Resource
 
 from devconf import sessions as close_codes
 from devconf.auth import Auth
@@ -49,6 +51,7 @@ from devconf.store import Store, backup, complain, journal, keys
 from devconf.store.writer import ThreadRunner
 from devconf.web import listening
 from devconf.web.channel import BoundedSite
+from devconf.web.metrics import MetricsResource, Parts
 from devconf.web.mirror import Mirror
 from devconf.web.openapi import Descriptions
 from devconf.web.site import Root, make_app
@@ -89,6 +92,7 @@ class DevconfService(MultiService):
     """One server.
 
     :ivar resource: what it serves over HTTP and WebSocket, for an existing ``twisted.web`` site.
+    :ivar metrics: its figures for Prometheus, likewise; whoever reaches it may read them.
     """
 
     _log = Logger()
@@ -106,6 +110,7 @@ class DevconfService(MultiService):
         self._pool: ThreadPool | None = None
         self._running = False
         self._ports: list[IListeningPort] = []
+        self._refused: Counter[str] = Counter()
         self._starting: Deferred[Any] = defer.succeed(None)
         self._ended = False
         self._failure: Failure | None = None
@@ -156,6 +161,10 @@ class DevconfService(MultiService):
         )
         app = make_app([ways_in, mirror, Descriptions(self.registry)])
         self.resource = Root(app, upgrade, lambda: self._running)
+        factories = {"operator": self.operators, "device": self.devices}
+        self.metrics = MetricsResource(
+            Parts(self.store, self.hub, self.delivery, self.registry, self.locks, factories, self._refused)
+        )
 
     # -- starting and stopping
 
@@ -188,29 +197,32 @@ class DevconfService(MultiService):
             return
         self.delivery.start()
         self._running = True
-        limits = self._config.limits
-        site = BoundedSite(
-            self.resource,
-            self._reactor,
-            max(limits.operator_message_max, REGISTER_MAX),
-            limits.connections_per_address_before_login,
-            self._config.trusted_proxies,
-        )
-        for description in self._config.listen:
-            self._ports.append(await self._listen(description, site))
+        await self._serve(self.resource, "listen", self._config.listen)
+        metrics = Resource()
+        metrics.putChild(b"metrics", self.metrics)
+        await self._serve(metrics, "metrics", self._config.metrics)
         self._pruning.start(PRUNE_EVERY, now=False)
         self._log.info("ready")
         while self._await_ready:
             self._await_ready.pop(0).callback(None)
 
-    async def _listen(self, description: str, site: BoundedSite) -> IListeningPort:
-        try:
-            port: IListeningPort = await listening.listen(self._reactor, description, site)
-        except Exception as error:
-            # An endpoint may read certificates, a file descriptor that was handed down, or a folder.
-            reason = error.socketError if isinstance(error, CannotListenError) else error
-            raise StartupError(f"cannot listen on {description}: {reason}; see `listen`") from None
-        return port
+    async def _serve(self, resource: IResource, key: str, descriptions: tuple[str, ...]) -> None:
+        limits = self._config.limits
+        site = BoundedSite(
+            resource,
+            self._reactor,
+            max(limits.operator_message_max, REGISTER_MAX),
+            limits.connections_per_address_before_login,
+            self._config.trusted_proxies,
+            self._refused,
+        )
+        for description in descriptions:
+            try:
+                self._ports.append(await listening.listen(self._reactor, description, site))
+            except Exception as error:
+                # An endpoint may read certificates, a file descriptor that was handed down, or a folder.
+                reason = error.socketError if isinstance(error, CannotListenError) else error
+                raise StartupError(f"cannot listen on {description}: {reason}; see `{key}`") from None
 
     def _fail(self, failure: Failure) -> None:
         self._running = False

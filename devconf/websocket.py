@@ -10,7 +10,7 @@ What comes in is taken in steps (:meth:`Peer.processData`), so that one peer doe
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from devconf import sessions
-from devconf.pacing import Hold, Keepalive, Turns
+from devconf.pacing import Hold, Keepalive, Turns, Useless
 from devconf.sparing import Muted, SparingLog
 
 CLOSE_WITHIN = 5.0
@@ -36,9 +36,6 @@ PIECE = 65536
 DRIP = 4096
 #: Steps, one or two for each frame, that are taken of a peer before others have their turn.
 STEPS = 64
-#: Messages that came to nothing: so many may come at once, and then so many a second.
-USELESS_BURST = 1000
-USELESS_RATE = 100.0
 
 _log = Logger()
 
@@ -67,7 +64,7 @@ class Peer(WebSocketServerProtocol):
         self._closing: IDelayedCall | None = None
         self._held = Hold.NONE
         self._steps = 0
-        self._useless = self._useless_at = 0.0
+        self._useless = Useless()
         self._slowed: IDelayedCall | None = None
 
     # -- for subclasses
@@ -126,6 +123,7 @@ class Peer(WebSocketServerProtocol):
     def give_up(self) -> None:
         """Drop the connection, with all that was not read."""
         self._given_up = True
+        self.factory.closed["dropped"] += 1
         self._forget_unread()
         self.transport.abortConnection()
 
@@ -151,10 +149,7 @@ class Peer(WebSocketServerProtocol):
 
     def useless(self) -> None:
         """Note that a message came to nothing; of a peer that goes on and on with such, less is read."""
-        now = self.factory.clock.seconds()
-        self._useless = max(0.0, self._useless - (now - self._useless_at) * USELESS_RATE) + 1
-        self._useless_at = now
-        if self._useless > USELESS_BURST and self._may_send and self._slowed is None:
+        if self._useless.too_many(self.factory.clock.seconds()) and self._may_send and self._slowed is None:
             self.hold(Hold.USELESS)
             self._slowed = self.factory.clock.callLater(1.0, self._read_on)
 
@@ -246,6 +241,8 @@ class Peer(WebSocketServerProtocol):
             self.factory.log.info(
                 "{peer} is closed: {code} {reason}", peer=self.peer, code=code, reason=(reasonUtf8 or b"").decode()
             )
+        if not isReply:
+            self.factory.closed[str(code)] += 1
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self._is_open and self._closing is None:
             self._cut_soon()
@@ -371,6 +368,7 @@ class PeerFactory(WebSocketServerFactory):
     :ivar limits: the configuration's limits (§7).
     :ivar message_max: bytes of a message that is received.
     :ivar log: for what peers cause.
+    :ivar closed: how many connections were ended from here, by close code, or as ``dropped``.
     """
 
     noisy = False
@@ -384,6 +382,7 @@ class PeerFactory(WebSocketServerFactory):
         self.limits = limits
         self.message_max = message_max
         self.log = SparingLog(clock, _log)
+        self.closed: Counter[str] = Counter()
         self.keepalive = Keepalive(clock, self.log)
         self.turns = Turns(clock)
         self.setProtocolOptions(

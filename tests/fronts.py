@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ class World:
     ) -> None:
         self.clock: Any = MemoryReactorClock()
         self.pages = Pages()
-        self.site = BoundedSite(root or self.pages, self.clock, BODY_MAX, strangers, proxies)
+        self.refused: Counter[str] = Counter()
+        self.site = BoundedSite(root or self.pages, self.clock, BODY_MAX, strangers, proxies, self.refused)
         Deferred.fromCoroutine(listening.listen(self.clock, listen, self.site))
         if self.clock.sslServers:
             (_, factory, context, _, _) = self.clock.sslServers[0]

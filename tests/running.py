@@ -132,8 +132,8 @@ class Raw(Protocol):
         self.ended.callback(None)
 
 
-async def raw(server: Running) -> Any:
-    return await connectProtocol(TCP4ClientEndpoint(server.reactor, "127.0.0.1", server.port), Raw())
+async def raw(server: Running, port: int = 0) -> Any:
+    return await connectProtocol(TCP4ClientEndpoint(server.reactor, "127.0.0.1", port or server.port), Raw())
 
 
 def connections(server: Running) -> list[ServerTransport]:

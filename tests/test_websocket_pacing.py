@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from devconf.pacing import Hold
-from devconf.websocket import STEPS, USELESS_BURST
+from devconf.pacing import USELESS_BURST, Hold
+from devconf.websocket import STEPS
 from tests.websocket_bench import TEXT, Connection
 
 #: The least that can be sent. It takes two steps.

@@ -35,6 +35,11 @@ class Locks:
     # A name is here as long as somebody holds its lock.
     _waiting: dict[str, deque[_Waiter]] = field(factory=dict, init=False)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait, for whichever lock."""
+        return sum(map(len, self._waiting.values()))
+
     async def acquire(self, name: str, gone: Callable[[], bool]) -> Callable[[], None]:
         """Wait for the lock ``name`` and take it.
 

@@ -5,6 +5,7 @@ The order of checks is the contract's: known command, role, params, and then wha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -113,6 +114,7 @@ def command(
 class Registry:
     """The commands of one server.
 
+    :ivar answered: how many responses had which ``ecode``.
     :ivar tolerated: unknown fields of ``params`` that pass, for old pages.
     """
 
@@ -124,6 +126,7 @@ class Registry:
         self._keys = keys
         self._tolerated = frozenset(tolerated)
         self._commands: dict[str, Command] = {}
+        self.answered: Counter[int] = Counter()
         self._stopping = False
         self._running = 0
         # A response is awaited here if and only if its Deferred has not fired.
@@ -166,6 +169,7 @@ class Registry:
             with :class:`Dropped` only. To cancel it ends the waiting, and not what has begun.
         """
         if self._stopping:
+            self.answered[Ecode.STOPPING] += 1
             return succeed(_stopping("the server is stopping; connect again and ask again"))
         response: Deferred[dict[str, Any]] = Deferred()
         self._awaited.add(response)
@@ -177,6 +181,8 @@ class Registry:
 
     def _forget(self, result: Any, response: Deferred[dict[str, Any]]) -> Any:
         self._awaited.discard(response)
+        if not isinstance(result, Failure):
+            self.answered[result["ecode"]] += 1
         return result
 
     def _handled(self, result: Any, response: Deferred[dict[str, Any]]) -> None:

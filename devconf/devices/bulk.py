@@ -51,6 +51,16 @@ class Bulk:
     _bytes: int = field(default=0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
 
+    @property
+    def held(self) -> int:
+        """Bytes that sockets have not taken yet; what is common to several messages counts once."""
+        return self._bytes
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for their turn."""
+        return len(self._line)
+
     # -- who waits
 
     def wait(self, key: OrderKey) -> None:

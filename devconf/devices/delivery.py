@@ -10,6 +10,7 @@ idle devices cost nothing. The states are told in ``docs/design.md``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from zope.interface import implementer
 from devconf import failpoints, wire
 from devconf.clock import Now, Random
 from devconf.devices.answer_book import AnswerBook
+from devconf.devices.bulk import Bulk
 from devconf.devices.hub import Hub, IDelivery
 from devconf.devices.interpret import interpret
 from devconf.devices.lane import Lane, Phase, Slot
@@ -53,6 +55,8 @@ class Delivery:
 
     :ivar clock: monotonic.
     :ivar _timeout: seconds a device has to answer, besides 1 s per 64 KiB of message.
+    :ivar sent: orders that were handed to a socket; :ivar silent: those that were not answered in time.
+    :ivar answers: answers that were written, by outcome.
     """
 
     _log = Logger()
@@ -63,6 +67,9 @@ class Delivery:
     _store: Store
     _hub: Hub
     _timeout: float
+    sent: int = field(default=0, init=False)
+    silent: int = field(default=0, init=False)
+    answers: Counter[str] = field(factory=Counter, init=False)
     _lanes: dict[str, Lane] = field(factory=dict, init=False)
     _reader: Reader = field(init=False)
     _book: AnswerBook = field(init=False)
@@ -176,6 +183,16 @@ class Delivery:
         for lane in self._lanes.values():
             lane.disarm()
 
+    @property
+    def lanes(self) -> int:
+        """How many devices something is under way to, or was and is remembered."""
+        return len(self._lanes)
+
+    @property
+    def bulk(self) -> Bulk:
+        """The large messages."""
+        return self._reader.bulk
+
     # -- from the hub: IDelivery
 
     def connected(self, link: Link) -> None:
@@ -279,6 +296,7 @@ class Delivery:
         parts = wire.encode_parts(req_id, f"{_COMMANDS[order.kind]} {_TASKS}", params)
         if not self._reader.bulk.admits(order.key, parts):
             return False
+        self.sent += 1
         slot = lane.slot(order.key)
         timeout = self._timeout + sum(map(len, parts)) / 65536
         slot.phase = Phase.SENT
@@ -317,6 +335,7 @@ class Delivery:
         link.mute()
 
     def _silent(self, lane: Lane, slot: Slot) -> None:
+        self.silent += 1
         slot.phase = Phase.SILENT
         pause = min(RETRY_AT_MOST, RETRY_AFTER * 2.0**slot.attempts)
         slot.attempts += 1
@@ -330,6 +349,7 @@ class Delivery:
     def _written(self, rows: dict[OrderKey, Any], batch: list[tuple[Acknowledgement, Order]]) -> None:
         if any(answer.outcome is Outcome.LOST for answer, _ in batch):
             self._resting.added()
+        self.answers.update(answer.outcome.value for answer, _ in batch)
         for answer, _ in batch:
             # Nothing else need be under way: it may be late, and yet give the device something to do.
             lane = self._lane(answer.key.dev_unid)

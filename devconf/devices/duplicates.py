@@ -43,6 +43,11 @@ class Duplicates:
     refused: int = field(default=0, init=False)
     _devices: OrderedDict[str, _Device] = field(factory=OrderedDict, init=False)
 
+    @property
+    def now(self) -> int:
+        """How many devices are duplicates now."""
+        return sum(device.until > self._clock.seconds() for device in self._devices.values())
+
     def other(self, dev_unid: str) -> str | None:
         """Return the address of the box that was kept out last; None if ``dev_unid`` is no duplicate."""
         device = self._devices.get(dev_unid)

@@ -189,6 +189,11 @@ class Hub:
         link = self._links.get(dev_unid)  # type: ignore[call-overload]
         return link is not None and link.live
 
+    @property
+    def online(self) -> int:
+        """How many devices are online."""
+        return sum(link.live for link in self._links.values())
+
     def get(self, dev_unid: str) -> Link | None:
         """Return the live connection of ``dev_unid``."""
         link = self._links.get(dev_unid)

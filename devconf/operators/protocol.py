@@ -84,6 +84,7 @@ class OperatorProtocol(Peer):
                     Ecode.TOO_MANY, f"{self._in_flight} requests of this connection are in flight; wait for answers"
                 )
         except CommandFailed as failure:
+            self.factory.registry.answered[failure.ecode] += 1
             self._respond(echoed, {"ecode": failure.ecode, "enote": failure.enote})
             return
         self._begun(len(payload))

@@ -29,14 +29,17 @@ class Store:
     """The database of one server.
 
     :ivar url: its SQLAlchemy URL.
+    :ivar full: whether the disk is full, so that changes are refused.
+    :ivar waiting: transactions whose commit is awaited.
     """
 
     _log = Logger()
 
     url: str
     _runner: IRunner
+    full: bool = field(default=False, init=False)
+    waiting: int = field(default=0, init=False)
     _broken: Deferred[None] = field(factory=Deferred, init=False)
-    _full: bool = field(default=False, init=False)
 
     def open(self) -> Deferred[None]:
         """Open the database and bring its schema up to date.
@@ -77,23 +80,26 @@ class Store:
         """
         if kwargs:
             raise TypeError("the store's functions take positional arguments only")
-        job = Job(_noting, (function, *args)) if self._full else Job(function, args)
+        job = Job(_noting, (function, *args)) if self.full else Job(function, args)
+        self.waiting += 1
         self._runner.submit(job)
-        return job.outcome.addCallbacks(self._done, self._failed, callbackArgs=(self._full,))
+        return job.outcome.addCallbacks(self._done, self._failed, callbackArgs=(self.full,))
 
     def _done(self, result: Any, noted: bool) -> Any:
+        self.waiting -= 1
         if not noted:
             return result
         result, wrote = result
-        if wrote and self._full:
-            self._full = False
+        if wrote and self.full:
+            self.full = False
             self._log.info("there is room on the disk again: changes are taken")
         return result
 
     def _failed(self, failure: Failure) -> Failure:
+        self.waiting -= 1
         error = failure.value
-        if isinstance(error, StoreFailed) and error.ecode is Ecode.DISK_FULL and not self._full:
-            self._full = True
+        if isinstance(error, StoreFailed) and error.ecode is Ecode.DISK_FULL and not self.full:
+            self.full = True
             self._log.critical(
                 "the disk is full: changes are refused until there is room for {path}", path=sqlite_path(self.url)
             )

@@ -72,7 +72,7 @@ class MemoryServer:
     def __init__(self, folder: Path, *, seed: int = 1, config: Config | None = None) -> None:
         """Open the database ``folder/devconf.sqlite``, which is made if need be.
 
-        :param config: its ``database`` and ``listen`` do not count.
+        :param config: its ``database``, ``listen`` and ``metrics`` do not count.
         """
         self.path = folder / "devconf.sqlite"
         if not self.path.exists():
@@ -97,7 +97,8 @@ class MemoryServer:
             PlainPasswords(),
             maybeDeferred,
         )
-        return DevconfService(self.clock, evolve(self._config, database=f"sqlite:///{self.path}", listen=()), seams)
+        config = evolve(self._config, database=f"sqlite:///{self.path}", listen=(), metrics=())
+        return DevconfService(self.clock, config, seams)
 
     def _start(self) -> None:
         failures: list[Failure] = []

@@ -219,12 +219,19 @@ class BoundedSite(Site):
     protocol: Any = Channel
 
     def __init__(
-        self, root: IResource, reactor: Any, body_max: int, strangers_max: int, proxies: tuple[Network, ...]
+        self,
+        root: IResource,
+        reactor: Any,
+        body_max: int,
+        strangers_max: int,
+        proxies: tuple[Network, ...],
+        refused: Counter[str],
     ) -> None:
         """Take the root.
 
         :param strangers_max: connections from one address that have not shown a ticket or token.
         :param proxies: networks that are not counted: whoever comes through them has another address.
+        :param refused: counts the connections for which there is no room.
         """
         super().__init__(root, reactor=reactor, timeout=IDLE)
         self.body_max = body_max
@@ -233,6 +240,7 @@ class BoundedSite(Site):
         self.connections = 0
         self._strangers_max = strangers_max
         self._proxies = proxies
+        self._refused = refused
         self._strangers: Counter[str] = Counter()
         self._waiting: deque[BoundedRequest] = deque()
         self._turn: IDelayedCall | None = None
@@ -254,7 +262,11 @@ class BoundedSite(Site):
         """See ``IProtocolFactory``."""
         host: str | None = getattr(addr, "host", None)
         stranger = None if host is None or is_among(host, self._proxies) else neighbourhood(host)
-        if self.connections >= CONNECTIONS or (stranger and self._strangers[stranger] >= self._strangers_max):
+        bound = "in all" if self.connections >= CONNECTIONS else ""
+        if stranger and self._strangers[stranger] >= self._strangers_max:
+            bound = "of one address before login"
+        if bound:
+            self._refused[bound] += 1
             # Not None: TLS and PROXY would wrap that, fail with it, and leave the connection open for ever.
             return Refused()
         channel: Any = super().buildProtocol(addr)

@@ -139,7 +139,11 @@ class Link:
     def _send_call(self, call: _Call) -> None:
         if call.timer is not None:
             call.timer.cancel()
-        answer = self.request(call.req_id, [call.payload], call.deadline - self.hub.clock.seconds())
+        left = call.deadline - self.hub.clock.seconds()
+        if left <= 0:  # its timer has yet to have its turn
+            call.answer.errback(NoAnswer())
+            return
+        answer = self.request(call.req_id, [call.payload], left)
         answer.addErrback(self._unanswered).chainDeferred(call.answer)
 
     def _unanswered(self, failure: Failure) -> Failure:

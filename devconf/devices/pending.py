@@ -62,10 +62,10 @@ class PendingRequests:
         if self._closed:
             return fail(ConnectionGone())
         answer: Deferred[DeviceAnswer] = Deferred()
-        waiting = _Waiting(self._clock.seconds() + timeout, answer)
-        self._waiting[req_id] = waiting
-        if self._timer is None or self._timer.getTime() > waiting.deadline:
+        deadline = self._clock.seconds() + timeout
+        if self._timer is None or self._timer.getTime() > deadline:
             self._arm(timeout)
+        self._waiting[req_id] = _Waiting(deadline, answer)
         answer.addBoth(self._forget, req_id)
         return answer
 
@@ -98,7 +98,8 @@ class PendingRequests:
     def _arm(self, delay: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._clock.callLater(delay, self._expire)
+            self._timer = None
+        self._timer = self._clock.callLater(max(0.0, delay), self._expire)
 
     def _expire(self) -> None:
         self._timer = None

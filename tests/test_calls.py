@@ -1,0 +1,77 @@
+"""Calls that are passed through (``devices/call``): their turn, and their time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from devconf.devices.pending import NoAnswer, PendingRequests
+from devconf.testing import MemoryDevice, MemoryServer
+from devconf.wire import DeviceAnswer
+from tests.delivering import configure, online, pic_task
+
+
+class Running(Clock):
+    """A clock that goes on by itself: each look at it takes a moment. Like a reactor, it has no delay below 0."""
+
+    def seconds(self) -> float:
+        self.rightNow += 0.001
+        return self.rightNow
+
+    def callLater(self, when: float, what: Any, *a: Any, **kw: Any) -> Any:
+        assert when >= 0
+        return super().callLater(when, what, *a, **kw)
+
+
+def call(server: MemoryServer, device: MemoryDevice, timeout: float) -> Deferred[dict[str, Any]]:
+    return server.call("post devices/call", {"dev_unid": device.dev_unid, "command": "get /x", "timeout": timeout})
+
+
+def test_a_call_whose_time_is_over_when_its_turn_comes_is_not_made(server: MemoryServer) -> None:
+    box = online(server, "gate")
+    task_id = pic_task(server, box)
+    box.link.echoes = False  # type: ignore[union-attr]  # one message at a time
+    configured = configure(server, task_id)
+    [order] = box.inbox
+    response = call(server, box, 5)
+    server.clock.advance(4.999)
+    server.clock.rightNow += 0.002  # the call's timer has yet to have its turn
+    box.answer(order)
+    assert server.result(configured)["ecode"] == 0
+    assert server.result(response)["ecode"] == 1005040001
+    assert box.inbox == []
+    server.advance(60)
+
+
+def test_a_wait_that_is_over_before_it_began_leaves_nothing_behind() -> None:
+    clock = Running()
+    pending = PendingRequests(clock, lambda: None)
+    failures: list[Any] = []
+    for name, timeout in (("a", 10.0), ("b", 1e-7), ("c", -1.0)):
+        pending.expect(name, timeout).addErrback(failures.append)
+    clock.advance(1)
+    assert [failure.type for failure in failures] == [NoAnswer, NoAnswer]
+    assert "a" in pending
+    assert len(pending) == 1
+    answered = pending.expect("d", 5.0)
+    assert pending.fire("d", DeviceAnswer(0))
+    clock.advance(10)
+    assert (len(failures), len(pending), clock.getDelayedCalls()) == (3, 0, [])
+    assert answered.result.ecode == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("timeout", [1e-9, 1e-7])
+def test_a_call_with_hardly_any_time_costs_the_device_nothing(server: MemoryServer, timeout: float) -> None:
+    box = online(server, "gate")
+    pic_task(server, box)  # it has sent a req_id back
+    for _ in range(9):
+        response = call(server, box, timeout)
+        server.advance(0.001)
+        assert server.result(response)["ecode"] == 1005040001
+    box.inbox.clear()
+    response = configure(server, pic_task(server, box))
+    box.obey()
+    assert server.result(response)["ecode"] == 0

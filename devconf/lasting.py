@@ -17,12 +17,16 @@ from devconf.connection import Client, Disconnected, Events, NoResponse, call, o
 from devconf.errors import Ecode
 from devconf.staying import Staying
 from devconf.ways_in import TOKEN_ENDED, CannotConnect, Login, Message, RequestFailed, Server
+from devconf.wire import encode
 
 #: Seconds that the server may take to renew the subscriptions.
 ANSWER_WITHIN = 30.0
 #: Seconds from when a request is first sent until it is sent again no longer: the server keeps a key for twice as long
 #: at least.
 ASK_AGAIN_WITHIN = 1800.0
+#: The close code that says that a message was too large, and bytes that no server finds too many (§7).
+TOO_LARGE = 1009
+ALWAYS_TAKEN = 65536
 
 _log = Logger()
 
@@ -163,7 +167,8 @@ class LastingClient:
     ) -> Deferred[Message]:
         """Send a command, once there is a connection, and wait for its response (§2, §4).
 
-        When the connection is lost before, it is sent again on the next one, but not half an hour later.
+        When the connection is lost before, it is sent again on the next one, but not half an hour later, and not if
+        it may have been what was too large for the server (1009).
 
         :param command: and the others, as for :meth:`Client.request`.
         :param timeout: seconds to wait, for connections and the response together; without it as long as it takes.
@@ -184,7 +189,7 @@ class LastingClient:
                 try:
                     return await client.request(command, params, progress=progress, timeout=left, idempotency_key=key)
                 except Disconnected as lost:
-                    if kind == "subscription":
+                    if kind == "subscription" or (lost.code == TOO_LARGE and len(encode(params)) > ALWAYS_TAKEN):
                         raise
                     client = await self._connection_after(lost, until if deadline is None else min(until, deadline))
                     left = self._left(deadline)

@@ -118,6 +118,18 @@ def test_a_subscription_belongs_to_its_connection(bench: Bench) -> None:
     assert [type(failure) for failure in got] == [Disconnected]
 
 
+def test_what_is_too_large_is_not_sent_again_and_costs_others_nothing(bench: Bench) -> None:
+    socket = bench.start()
+    large = bench.outcome(bench.client.request("post tasks", {"name": "x" * 100_000}))
+    bench.client.request("post tasks", {"name": "small"})
+    small = socket.heard()[1]
+    socket.drop(1009, "a message has at most 65537 bytes")
+    bench.server.flush()
+    assert [(type(failure), failure.code) for failure in large] == [(Disconnected, 1009)]
+    bench.pass_time(60)
+    assert bench.server.sockets[-1].heard() == [{**small, "req_id": "1"}]
+
+
 def test_after_half_an_hour_it_is_sent_no_more(bench: Bench) -> None:
     """The server does not keep its key for ever, and it must not be carried out twice."""
     bench.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from contextlib import closing
@@ -13,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import Clock
 
-from devconf.errors import Ecode, StartupError
+from devconf.errors import Ecode, StartupError, StoreFailed
 from devconf.store import writer
-from devconf.store.writer import BATCH, InlineRunner, IRunner, Job, ThreadRunner
+from devconf.store.writer import BATCH, InlineRunner, IRunner, Job, Log, ThreadRunner
 from tests.storing import (
     Threaded,
     add_user,
@@ -155,3 +156,22 @@ def test_a_batch_is_one_transaction_without_a_runner(database: Path) -> None:
         "there is a user 'alice' already",
     )
     assert users(database) == ["alice"]
+
+
+async def test_a_disk_that_fails_where_only_its_log_is_looked_at_breaks_the_database(
+    reactor: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threaded = Threaded(reactor, database)
+    await threaded.store.open()
+    broken = threaded.store.when_broken()
+
+    def fail(_log: object) -> int:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(Log, "_size", fail)
+    assert await threaded.store.run(add_user, "alice") == "alice"
+    with pytest.raises(StoreFailed, match="input/output error"):
+        await broken
+    (failed,) = await outcomes(threaded.store.run(add_user, "bob"))
+    assert failed.check(StoreFailed)
+    await threaded.store.close()

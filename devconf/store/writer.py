@@ -196,7 +196,7 @@ class ThreadRunner:
         try:
             if log.tidy(asked):
                 self._checkpoint = True
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             failure = Failure()
             self._reactor.callFromThread(self._break, failure)
             return failure

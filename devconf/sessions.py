@@ -35,18 +35,21 @@ class Sessions:
     """The open sockets by account."""
 
     _open: dict[str, dict[Closer, Identity]] = field(factory=dict, init=False)
+    _count: int = field(default=0, init=False)
 
     def __len__(self) -> int:
-        return sum(len(sockets) for sockets in self._open.values())
+        return self._count
 
     def add(self, identity: Identity, close: Closer) -> None:
         """Note a socket that belongs to ``identity``."""
-        self._open.setdefault(identity.unid, {})[close] = identity
+        sockets = self._open.setdefault(identity.unid, {})
+        self._count += close not in sockets
+        sockets[close] = identity
 
     def remove(self, identity: Identity, close: Closer) -> None:
         """Forget a socket; one that is not there is fine."""
         sockets = self._open.get(identity.unid, {})
-        sockets.pop(close, None)
+        self._count -= sockets.pop(close, None) is not None
         if not sockets:
             self._open.pop(identity.unid, None)
 

@@ -21,9 +21,9 @@ class Running(Clock):
         self.rightNow += 0.001
         return self.rightNow
 
-    def callLater(self, when: float, what: Any, *a: Any, **kw: Any) -> Any:
-        assert when >= 0
-        return super().callLater(when, what, *a, **kw)
+    def callLater(self, delay: float, *args: Any, **kw: Any) -> Any:
+        assert delay >= 0
+        return super().callLater(delay, *args, **kw)
 
 
 def call(server: MemoryServer, device: MemoryDevice, timeout: float) -> Deferred[dict[str, Any]]:

@@ -52,14 +52,19 @@ class AnswerBook:
         batch, self._waiting = self._waiting, []
         self._writing = bool(batch)
         if batch:
-            self._store.run(
-                _write, [(answer, order.kind == "delete") for answer, order in batch], self._now()
-            ).addCallbacks(self._done, self._failed, callbackArgs=(batch,), errbackArgs=(batch,))
+            self._store.run(_write, [(answer, order.kind) for answer, order in batch], self._now()).addCallbacks(
+                self._done, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)
+            )
 
     def _done(self, written: tuple[dict[OrderKey, Any], list[dict[str, Any]]], batch: Batch) -> None:
         rows, completed = written
         failpoints.reach("answer written")
-        self._written(rows, batch)
+        try:
+            self._written(rows, batch)
+        except Exception:
+            # Else nothing would be written any more, and these orders be taken to be under way for ever.
+            self._log.failure("answers that were written could not be acted on; their orders will be sent again")
+            self._not_written(batch)
         for answer, _ in batch:
             self._tell(answer, rows.get(answer.key))
         for command in completed:
@@ -92,7 +97,7 @@ class AnswerBook:
 
 
 def _write(
-    connection: Connection, batch: list[tuple[Acknowledgement, bool]], now: float
+    connection: Connection, batch: list[tuple[Acknowledgement, str]], now: float
 ) -> tuple[dict[OrderKey, Any], list[dict[str, Any]]]:
     """Write answers; return their rows, and the commands that they complete."""
     rows = answers.acknowledge(connection, batch, now)

@@ -27,7 +27,7 @@ from devconf.devices.answer_book import AnswerBook
 from devconf.devices.bulk import Bulk
 from devconf.devices.hub import Hub, IDelivery
 from devconf.devices.interpret import interpret
-from devconf.devices.lane import Lane, Phase, Slot
+from devconf.devices.lane import Lane, Phase, Slot, bare
 from devconf.devices.link import Link
 from devconf.devices.pace import Pace
 from devconf.devices.pending import NoAnswer
@@ -214,8 +214,8 @@ class Delivery:
         """See :class:`IDelivery`."""
         lane = self._lanes.get(link.dev_unid)
         for order in self._suspects.lost(lane) if lane is not None else ():
-            self._lane(link.dev_unid).slot(order.key).phase = Phase.WRITING
             rests = Acknowledgement(order.key, order.rev, link.epoch, Outcome.LOST, LOST.ecode, LOST.enote)
+            self._lane(link.dev_unid).slot(order.key).write(rests)
             self._book.add(rests, order)
 
     def disconnected(self, link: Link) -> None:
@@ -236,11 +236,12 @@ class Delivery:
         """See :class:`IDelivery`."""
         lane = self._lane(link.dev_unid)
         slot = lane.slot(order.key)
-        if slot.phase is Phase.SILENT:
-            slot.phase = Phase.WRITING
         self._suspects.answered(None, order.key)
         lane.heard_at = self._clock.seconds()
-        self._book.add(interpret(order, answer, link.epoch, slot.stale, late=True), order)
+        late = interpret(order, answer, link.epoch, slot.stale, late=True)
+        if slot.phase is Phase.SILENT:
+            slot.write(late)
+        self._book.add(late, order)
 
     # -- lanes
 
@@ -298,20 +299,22 @@ class Delivery:
             return False
         self.sent += 1
         slot = lane.slot(order.key)
-        timeout = self._timeout + sum(map(len, parts)) / 65536
+        size = sum(map(len, parts))
+        timeout = self._timeout + size / 65536
         slot.phase = Phase.SENT
         slot.dirty = False
-        self._suspects.sent(lane, slot, order)
+        self._suspects.sent(lane, slot, order, size)
         deadline = self._clock.seconds() + timeout
         for watch in slot.watches:
             watch.sent(order.key, order.rev, deadline)
         if slot.watches:
             lane.arm(deadline)
+        sent = bare(order)
         link.request(req_id, parts, timeout).addCallbacks(
             self._answered,
             self._unanswered,
-            callbackArgs=(lane, slot, order, link),
-            errbackArgs=(lane, slot, order, link, req_id),
+            callbackArgs=(lane, slot, sent, link),
+            errbackArgs=(lane, slot, sent, link, req_id),
         )
         self._reader.bulk.sent(link, parts)
         return True
@@ -320,10 +323,11 @@ class Delivery:
 
     def _answered(self, answer: wire.DeviceAnswer, lane: Lane, slot: Slot, order: Order, link: Link) -> None:
         failpoints.reach("answer received")
-        slot.phase = Phase.WRITING
         self._suspects.answered(lane, order.key)
         lane.heard_at = self._clock.seconds()
-        self._book.add(interpret(order, answer, link.epoch, slot.stale), order)
+        written = interpret(order, answer, link.epoch, slot.stale)
+        slot.write(written)
+        self._book.add(written, order)
 
     def _unanswered(self, failure: Failure, lane: Lane, slot: Slot, order: Order, link: Link, req_id: str) -> None:
         if not failure.check(NoAnswer):
@@ -359,8 +363,7 @@ class Delivery:
             self._tidy(lane)
 
     def _acknowledged(self, lane: Lane, slot: Slot, answer: Acknowledgement, row: Any) -> None:
-        if slot.phase is Phase.WRITING:
-            slot.phase = Phase.IDLE
+        slot.written(answer)
         slot.stale = slot.stale + 1 if answer.outcome is Outcome.STALE else 0
         over = answer.outcome in (Outcome.APPLIED, Outcome.REFUSED, Outcome.LOST)
         if over and (row is None or row.acked_rev >= answer.rev):
@@ -386,9 +389,8 @@ class Delivery:
             if lane is None:
                 continue
             slot = lane.slots.get(answer.key)
-            if slot is not None and slot.phase is Phase.WRITING:
-                if lane.link is None:
-                    slot.phase = Phase.IDLE  # what a lost connection leaves is simply behind
-                else:
-                    self._silent(lane, slot)
+            # What a lost connection leaves is simply behind.
+            if slot is not None and slot.written(answer) and lane.link is not None:
+                self._silent(lane, slot)
+                self._reader.feed(lane)
             self._tidy(lane)

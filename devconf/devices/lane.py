@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from devconf.devices.link import Link
 from devconf.devices.watch import Watch
 from devconf.model import OrderKey
+from devconf.store.answers import Acknowledgement
 from devconf.store.outbox import Order
 
 #: Seconds until it is looked again whether a device's time runs.
@@ -26,6 +27,25 @@ class Phase(Enum):
     SILENT = "not answered in time; sent again later"
 
 
+@frozen
+class Sent:
+    """What was sent: enough to know an answer, or a loss, by. The content would be in memory for as long as that takes.
+
+    :ivar order: without its content.
+    :ivar digest: tells it from others.
+    :ivar blamed_until: a loss of the connection until then is put down to it.
+    """
+
+    order: Order
+    digest: bytes
+    blamed_until: float
+
+
+def bare(order: Order) -> Order:
+    """Return ``order`` without its content."""
+    return evolve(order, params={}, conf=None)
+
+
 @define(eq=False)
 class Slot:
     """One order of a device.
@@ -34,7 +54,8 @@ class Slot:
     :ivar attempts: how often in a row it was not answered in time.
     :ivar retry_at: when it is sent again, if it is silent.
     :ivar stale: how often in a row the device said that its rev is newer.
-    :ivar sent: what was sent last on this connection, and when.
+    :ivar sent: what was sent last on this connection.
+    :ivar writing: of several answers, the one that is waited for to be written.
     """
 
     key: OrderKey
@@ -43,7 +64,8 @@ class Slot:
     attempts: int = 0
     retry_at: float = 0.0
     stale: int = 0
-    sent: tuple[Order, float] | None = None
+    sent: Sent | None = None
+    writing: Acknowledgement | None = None
     watches: list[Watch] = field(factory=list)
 
     @property
@@ -60,6 +82,19 @@ class Slot:
     def idle(self) -> bool:
         """Nothing is under way, and nothing has to be kept in mind for the next attempt."""
         return self.phase is Phase.IDLE and not (self.watches or self.attempts or self.stale)
+
+    def write(self, answer: Acknowledgement) -> None:
+        """Note that ``answer`` has come, and that nothing is sent until it is written."""
+        self.phase = Phase.WRITING
+        self.writing = answer
+
+    def written(self, answer: Acknowledgement) -> bool:
+        """Note that ``answer`` has been written, or could not be; tell whether it was waited for."""
+        if self.phase is not Phase.WRITING or self.writing is not answer:
+            return False
+        self.phase = Phase.IDLE
+        self.writing = None
+        return True
 
     def reset(self) -> None:
         """Begin anew: it was answered, or there is nothing to send, or the connection is another."""

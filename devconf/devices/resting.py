@@ -46,8 +46,7 @@ class Resting:
 
     def added(self) -> None:
         """Note that something rests from now on: no sooner than others is its time over."""
-        if self._timer is None:
-            self._look_in(resting.REST)
+        self._look_in(resting.REST)
 
     def stop(self) -> None:
         """Wake nothing more."""
@@ -61,15 +60,18 @@ class Resting:
         if self._stopped:
             return
         self._nudge(keys)
-        if soonest is not None and self._timer is None:
+        if soonest is not None:
             self._look_in(soonest)
 
     def _cannot_wake(self, failure: Failure) -> None:
         complain(self._log, failure, "what has rested long enough could not be looked up; trying again")
-        if self._timer is None:
-            self._look_in(LOOK_AGAIN)
+        self._look_in(LOOK_AGAIN)
 
     def _look_in(self, seconds: float) -> None:
-        if not self._stopped:
-            # The two clocks do not agree to the last digit.
-            self._timer = self._clock.callLater(max(1.0, seconds), self.look)
+        # The two clocks do not agree to the last digit.
+        seconds = max(1.0, seconds)
+        if self._timer is not None and self._timer.getTime() > self._clock.seconds() + seconds:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and not self._stopped:
+            self._timer = self._clock.callLater(seconds, self.look)

@@ -14,13 +14,13 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from devconf import wire
-from devconf.devices.lane import Lane, Phase, Slot
+from devconf.devices.lane import Lane, Phase, Sent, Slot, bare
 from devconf.model import OrderKey
 from devconf.store.outbox import Order
 
 #: So many losses in a row let an order rest.
 LOSSES = 3
-#: Seconds after a message was sent within which the loss of the connection is put down to it.
+#: Seconds within which the loss of the connection is put down to a message, from when the device can have read it.
 WITHIN = 5.0
 #: Suspects that are remembered; the oldest are forgotten.
 REMEMBERED = 10_000
@@ -51,14 +51,17 @@ class Suspects:
         lane.suspects[order.key] = losses
         return True
 
-    def sent(self, lane: Lane, slot: Slot, order: Order) -> None:
-        """Note that ``order`` was sent: if it is a suspect, nothing else is sent until it is answered, or lives on."""
-        now = self._clock.seconds()
+    def sent(self, lane: Lane, slot: Slot, order: Order, size: int) -> None:
+        """Note that ``order`` was sent: if it is a suspect, nothing else is sent until it is answered, or lives on.
+
+        :param size: bytes; the device may need a second for each 64 KiB until it has read them.
+        """
         if slot.sent is not None:  # on this connection, which it has not cost
             self._known.pop(order.key, None)
-        slot.sent = (order, now)
+        until = self._clock.seconds() + WITHIN + size / 65536
+        slot.sent = Sent(bare(order), _digest(order), until)
         if self._losses(order):
-            lane.alone_until = now + WITHIN
+            lane.alone_until = until
             lane.arm(lane.alone_until)
 
     def answered(self, lane: Lane | None, key: OrderKey) -> None:
@@ -70,24 +73,24 @@ class Suspects:
     def lost(self, lane: Lane) -> list[Order]:
         """Note that the connection of ``lane`` is lost, through no doing of the server's.
 
-        :returns: what has cost so many connections in a row that it has to rest.
+        :returns: what has cost so many connections in a row that it has to rest, without its content.
         """
         found = []
         for slot in lane.slots.values():
             if slot.phase not in (Phase.SENT, Phase.SILENT) or slot.sent is None:
                 continue
-            order, at = slot.sent
-            if self._clock.seconds() - at > WITHIN:
-                self._known.pop(order.key, None)
-            elif self._accuse(order) >= LOSSES:
-                found.append(order)
+            if self._clock.seconds() > slot.sent.blamed_until:
+                self._known.pop(slot.key, None)
+            elif self._accuse(slot.key, slot.sent.digest) >= LOSSES:
+                found.append(slot.sent.order)
         return found
 
-    def _accuse(self, order: Order) -> int:
-        self._losses(order)
-        suspect = self._known.setdefault(order.key, _Suspect(_digest(order)))
+    def _accuse(self, key: OrderKey, digest: bytes) -> int:
+        suspect = self._known.get(key)
+        if suspect is None or suspect.digest != digest:
+            suspect = self._known[key] = _Suspect(digest)
         suspect.losses += 1
-        self._known.move_to_end(order.key)
+        self._known.move_to_end(key)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return suspect.losses

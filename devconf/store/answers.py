@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, delete, exists, func, or_, select, tuple_, update
 
 from devconf.errors import Ecode
 from devconf.model import OrderKey
@@ -82,11 +82,14 @@ _answered: dict[str, Any] = {
     "epoch": bindparam("k_epoch"),
 }
 _statements = {
+    # A *modify* of what the device is taken to lack since it was sent (resync) says nothing: *add* follows.
     Outcome.APPLIED: update(orders)
-    .where(this, _newer, _current)
+    .where(this, _newer, _current, or_(bindparam("v_kind") != "modify", orders.c.applied_rev > 0))
     .values(
         # A late answer to a delete that has been taken back: the device has nothing.
-        applied_rev=case((and_(bindparam("v_delete"), orders.c.life == "present"), 0), else_=bindparam("k_rev")),
+        applied_rev=case(
+            (and_(bindparam("v_kind") == "delete", orders.c.life == "present"), 0), else_=bindparam("k_rev")
+        ),
         **_answered,
     ),
     Outcome.REFUSED: update(orders).where(this, _newer, _current).values(**_answered),
@@ -101,9 +104,9 @@ _epoch = select(devices.c.epoch).where(devices.c.dev_unid == bindparam("dev_unid
 
 
 def acknowledge(
-    connection: Connection, answers: Sequence[tuple[Acknowledgement, bool]], now: float
+    connection: Connection, answers: Sequence[tuple[Acknowledgement, str]], now: float
 ) -> dict[OrderKey, Row[Any]]:
-    """Write ``answers``, each with whether it answers a delete.
+    """Write ``answers``, each with the kind of the order that it answers.
 
     :returns: the rows they concern as they are then; a key that is missing has no row any longer.
     """
@@ -117,9 +120,9 @@ def acknowledge(
                 "v_enote": answer.enote,
                 "v_at": now,
                 "v_late": answer.late,
-                **({"v_delete": of_delete} if outcome is Outcome.APPLIED else {}),
+                **({"v_kind": kind} if outcome is Outcome.APPLIED else {}),
             }
-            for answer, of_delete in answers
+            for answer, kind in answers
             if answer.outcome is outcome
         ]
         if values:
@@ -127,11 +130,11 @@ def acknowledge(
     for answer, _ in answers:
         if answer.outcome is Outcome.STALE:
             _overtake(connection, answer)
-    last = {answer.key: (answer, of_delete) for answer, of_delete in answers}
+    last = {answer.key: (answer, kind) for answer, kind in answers}
     connection.execute(_over, [bound(key) for key in last])
     rows = rows_of(connection, list(last))
-    for answer, of_delete in last.values():
-        if answer.outcome is Outcome.APPLIED and not of_delete and answer.key not in rows:
+    for answer, kind in last.values():
+        if answer.outcome is Outcome.APPLIED and kind != "delete" and answer.key not in rows:
             _take_away(connection, answer)
             rows |= rows_of(connection, [answer.key])
     return rows

@@ -96,7 +96,7 @@ class Machine:
         :raises CommandFailed: as the plan, or the settling, says.
         """
         await self.wait_for_devices(call, concerned)
-        release = await self.locks.acquire(lock, call.gone)
+        release = await self.locks.acquire(lock, call.asker)
         try:
             return await self._run(call, planner, told)
         finally:

@@ -95,7 +95,7 @@ class StoreConfCommands:
                 raise CommandFailed(Ecode.IN_USE, "a task is being changed that uses it; try again ($.params.unid)")
             confs.delete_conf(connection, unid)
 
-        release = await self._machine.locks.acquire(lock_of(unid), call.gone)
+        release = await self._machine.locks.acquire(lock_of(unid), call.asker)
         try:
             await self._machine.record(call, {"unid": unid}, remove)
         finally:

@@ -112,9 +112,9 @@ def _locks_unbounded(stack: ExitStack) -> None:
     """As many as like may wait."""
     wait = Locks._wait
 
-    async def wait_anyway(self: Locks, name: str, gone: Any) -> None:
+    async def wait_anyway(self: Locks, name: str, asker: Any) -> None:
         self._waiting_at_most = 10**9
-        await wait(self, name, gone)
+        await wait(self, name, asker)
 
     stack.enter_context(replaced(Locks, "_wait", wait_anyway))
 

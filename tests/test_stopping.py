@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from devconf.config import Config
 from devconf.store import journal
 from devconf.testing import MemoryDevice, MemoryServer
+from tests.delivering import stored
 
 SLOW = Config(device_timeout=3600)
 
@@ -95,6 +96,43 @@ def test_what_waits_for_a_lock_is_refused(world: Stopping) -> None:
     assert (told["ecode"], told["enote"]) == (1005030002, "the server is stopping; try again later")
     world.device.obey()
     assert world.server.result(first)["ecode"] == 0
+
+
+def test_what_is_about_to_wait_for_a_lock_is_refused(world: Stopping) -> None:
+    """Its key is still being looked up when the server is told to stop."""
+    response = world.post()
+    world.device.obey()
+    task_id = world.server.result(response)["task_id"]
+    first = world.server.call("put tasks", {"task_id": task_id, "name": "door"})
+    world.server.eager = False
+    params = {"task_id": task_id, "name": "wall"}
+    second = world.server.call("put tasks", params, idempotency_key="k")
+    world.stop()
+    assert world.server.result(second) == {
+        "ecode": 1005030002,
+        "enote": "the server is stopping; try again later",
+        "task_id": task_id,
+    }
+    world.device.obey()
+    world.server.finish()
+    assert world.server.result(first)["ecode"] == 0
+    world.server.advance(1)
+    assert world.has_stopped()
+    world.server.eager = True
+    world.server.restart()
+    assert stored(world.server, task_id)["name"] == "door"
+    # Nothing was done, and so it is asked anew.
+    assert world.server.ask("put tasks", params, idempotency_key="k")["ecode"] == 0
+    world.server.stop()
+
+
+def test_what_begins_to_wait_when_all_waits_are_over_ends_at_once(world: Stopping) -> None:
+    """Its plan was long in the queue of the store: it is settled and answered all the same."""
+    world.server.service.delivery.end_waits()
+    answer = world.server.result(world.post())
+    assert (answer["ecode"], [item["state"] for item in answer["devices"]]) == (0, ["pending"])
+    world.device.obey()
+    assert stored(world.server, answer["task_id"])["state"] == "confirmed"
 
 
 def test_a_device_that_stays_silent_is_not_waited_for_longer_than_15_seconds(world: Stopping) -> None:

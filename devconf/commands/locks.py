@@ -28,6 +28,7 @@ class Locks:
     _waiting_at_most: int
     # A name is here as long as somebody holds its lock, with the turns of those that wait for it.
     _waiting: dict[str, deque[Deferred[None]]] = field(factory=dict, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     @property
     def waiting(self) -> int:
@@ -39,9 +40,11 @@ class Locks:
 
         :param asker: who asks; if it goes away meanwhile, its place is free at once.
         :returns: what lets go of it.
-        :raises CommandFailed: ``TOO_MANY`` wait already; ``STOPPING``: it took too long.
+        :raises CommandFailed: ``TOO_MANY`` wait already; ``STOPPING``: it took too long, or the server stops.
         :raises Dropped: who asked has gone, and the lock is not free.
         """
+        if self._stopped:
+            raise _stopping()
         if name in self._waiting:
             await self._wait(name, asker)
         else:
@@ -88,7 +91,12 @@ class Locks:
             del self._waiting[name]
 
     def stop(self) -> None:
-        """Refuse all that wait: the server is stopping."""
+        """Refuse all that wait, and all that would begin now: the server is stopping."""
+        self._stopped = True
         for queue in self._waiting.values():
             while queue:
-                queue.popleft().errback(CommandFailed(Ecode.STOPPING, "the server is stopping; try again later"))
+                queue.popleft().errback(_stopping())
+
+
+def _stopping() -> CommandFailed:
+    return CommandFailed(Ecode.STOPPING, "the server is stopping; try again later")

@@ -57,6 +57,7 @@ class Delivery:
     :ivar _timeout: seconds a device has to answer, besides 1 s per 64 KiB of message.
     :ivar sent: orders that were handed to a socket; :ivar silent: those that were not answered in time.
     :ivar answers: answers that were written, by outcome.
+    :ivar waits_ended: commands wait for nothing any more: the server is stopping.
     """
 
     _log = Logger()
@@ -70,6 +71,7 @@ class Delivery:
     sent: int = field(default=0, init=False)
     silent: int = field(default=0, init=False)
     answers: Counter[str] = field(factory=Counter, init=False)
+    waits_ended: bool = field(default=False, init=False)
     _lanes: dict[str, Lane] = field(factory=dict, init=False)
     _reader: Reader = field(init=False)
     _book: AnswerBook = field(init=False)
@@ -115,7 +117,7 @@ class Delivery:
         for dev_unid in {key.dev_unid for key in targets if key.dev_unid in self._hub}:
             self._lanes[dev_unid].arm(now + self._timeout)
         watch.tell()
-        if not watch.open:
+        if self.waits_ended or not watch.open:
             watch.finish()
         return watch.done
 
@@ -169,7 +171,8 @@ class Delivery:
         self._reader.feed(lane)
 
     def end_waits(self) -> None:
-        """End what commands wait for, as if all their deadlines had passed: the server is stopping."""
+        """End what commands wait for, now and from now on, as if all deadlines had passed: the server is stopping."""
+        self.waits_ended = True
         for watch in {watch for lane in self._lanes.values() for slot in lane.slots.values() for watch in slot.watches}:
             if not watch.over:
                 watch.finish()

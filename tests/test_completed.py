@@ -264,6 +264,27 @@ def test_a_device_that_is_not_to_have_it_any_more(server: MemoryServer, how: str
     assert rest(server) == (0, 0)
 
 
+@pytest.mark.parametrize("also_silent", [True, False])
+def test_a_device_that_is_not_to_have_it_any_more_before_it_is_settled(server: MemoryServer, also_silent: bool) -> None:
+    """It is offline, and another is waited for: what takes it away from the first is settled before."""
+    away, waited = online(server, "a"), online(server, "b")
+    one, two = pic_task(server, away), pic_task(server, waited)
+    unid = conf(server, one, two, devices=(away, waited))
+    client = subscribed(server)
+    away.lose()
+    response = replace(server, unid)
+    assert server.ask("put tasks", {"task_id": one, "store_conf_unid": None})["ecode"] == 0
+    if also_silent:
+        server.advance(WAIT)
+        assert rest(server) == (1, 1)
+        assert completed(client) == []
+    waited.obey()
+    answer = server.result(response)
+    assert (answer["ecode"], answer["delivered"]) == ((SILENT, 0) if also_silent else (OFFLINE, 1))
+    assert completed(client) == [answer["command_id"]]
+    assert rest(server) == (0, 0)
+
+
 def test_a_deletion_that_is_undone_completes_nothing(server: MemoryServer) -> None:
     device = online(server, "a")
     task_id = pic_task(server, device)

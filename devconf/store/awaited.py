@@ -36,8 +36,10 @@ _give_up = (
     .where(commands.c.awaits == _holder, commands.c.seq.not_in(_newest.limit(bindparam("k_most"))))
     .values(awaits=None)
 )
-# One that is being deleted may have to have it after all.
-_mark = update(orders).where(this, or_(orders.c.life == "present", running)).values(awaited_by=_holder)
+_still_uses = exists().where(tasks.c.task_id == orders.c.task_id, tasks.c.store_conf_unid == bindparam("k_unid"))
+_still_to_have = and_(orders.c.life == "present", _still_uses)
+# While a command may be undone, its devices may have to have it after all.
+_mark = update(orders).where(this, or_(_still_to_have, running)).values(awaited_by=_holder)
 
 # That it answered a newer rev is not enough: it may have refused to delete what was to be changed.
 _answered = and_(orders.c.acked_rev >= orders.c.conf_rev, ~behind, *(orders.c.ecode != ecode for ecode in UNDELIVERED))
@@ -66,12 +68,12 @@ _complete_some = _complete.where(commands.c.awaits.in_(bindparam("holders", expa
 
 
 def begin(connection: Connection, command: Row[Any], keys: Collection[OrderKey]) -> None:
-    """Note that ``command`` was not delivered to ``keys``, which get it when they can."""
+    """Note that ``command`` was not delivered to ``keys``, which get it when they can, if they are still to have it."""
     named = {"k_seq": command.seq, "k_unid": command.unid}
     connection.execute(_take_over, named)
     connection.execute(_follow, named)
     connection.execute(_give_up, {"k_seq": command.seq, "k_most": AT_ONCE})
-    connection.execute(_mark, [{**bound(key), "k_seq": command.seq} for key in keys])
+    connection.execute(_mark, [{**bound(key), **named} for key in keys])
 
 
 def acknowledged(connection: Connection, rows: Iterable[Row[Any]], now: float) -> list[dict[str, Any]]:

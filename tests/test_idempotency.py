@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devconf.commands.asker import Asker
+from devconf.commands.asker import Asker, Dropped
 from devconf.model import Role
 from devconf.store import journal
 from devconf.testing import MemoryServer
@@ -189,15 +189,43 @@ def test_who_waits_is_there_as_long_as_one_of_them_is(server: MemoryServer) -> N
     askers = [Asker(), Asker(), Asker()]
     params = {"task_id": task_id, "name": "other"}
     joined = [server.call("put tasks", params, idempotency_key="k", asker=asker) for asker in askers[:2]]
-    dropped = server.call("put tasks", {"task_id": task_id, "name": "x"}, idempotency_key="x", asker=askers[2])
-    dropped.addErrback(lambda _: None)
+    dropped = [joined[0], server.call("put tasks", {**params, "name": "x"}, idempotency_key="x", asker=askers[2])]
+    failed: list[Any] = []
+    for each in dropped:
+        each.addErrback(failed.append)
     askers[0].leave()
     askers[2].leave()
+    assert [failure.type for failure in failed] == [Dropped, Dropped]
     device.obey()
-    assert [server.result(each)["ecode"] for each in joined] == [0, 0]
-    assert dropped.called
+    device.obey()
+    assert server.result(joined[1])["ecode"] == 0
     assert stored(server, task_id)["name"] == "other"
     assert kept(server) == 1
+
+
+def test_those_that_have_gone_are_let_go_of(server: MemoryServer) -> None:
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    params = {"task_id": task_id, "algo_comb": NEW}
+    first, client = server.client("bob"), server.client("bob")
+    answer = first.call("post tasks/pic_task_config", params, idempotency_key="k", req_id="1")
+    for _ in range(3):
+        for _ in range(10):
+            client.call("post tasks/pic_task_config", params, idempotency_key="k")
+        assert server.service.registry.running == 11
+        client.lose()
+        assert server.service.registry.running == 1
+        client.connect()
+    first.lose()
+    # The last one counts: what it has asked for is still being carried out.
+    assert server.service.registry.running == 1
+    joined = client.call("post tasks/pic_task_config", params, idempotency_key="k", req_id="1")
+    assert server.service.registry.running == 1
+    device.obey()
+    assert not answer.called
+    assert server.result(joined)["ecode"] == 0
+    assert stored(server, task_id)["algo_comb"] == NEW
+    assert server.service.registry.running == 0
 
 
 # -- what was answered with an error, and crashes -------------------------------------------------------------------

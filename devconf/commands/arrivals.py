@@ -10,8 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from devconf.commands.asker import Asker
-from devconf.commands.registry import Dropped
+from devconf.commands.asker import Asker, Dropped
 from devconf.devices.hub import Hub
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Event, Events

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from attrs import define, field
 
 
+class Dropped(Exception):
+    """The client went away while its request waited: nothing was done, and nobody is there to answer."""
+
+
 @define(eq=False)
 class Asker:
     """A client that waits for responses, and may go away."""
@@ -41,7 +45,7 @@ class Asker:
 class Everyone(Asker):
     """All that wait for one response: gone when none of them is there."""
 
-    _members: list[Asker] = field(factory=list, init=False)
+    _members: dict[Asker, None] = field(factory=dict, init=False)
 
     @property
     def gone(self) -> bool:
@@ -50,14 +54,14 @@ class Everyone(Asker):
 
     def join(self, asker: Asker) -> None:
         """Let ``asker`` wait, too."""
-        self._members.append(asker)
+        self._members[asker] = None
         asker.observe(self._left)
+
+    def part(self, asker: Asker) -> None:
+        """Note that ``asker`` waits no longer; one that has parted already is fine."""
+        self._members.pop(asker, None)
+        asker.ignore(self._left)
 
     def _left(self) -> None:
         if self.gone:
             self._tell()
-
-    def disperse(self) -> None:
-        """Note that there is a response: nobody waits for it any longer."""
-        for member in self._members:
-            member.ignore(self._left)

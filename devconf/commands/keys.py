@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from devconf.clock import Now
-from devconf.commands.asker import Asker, Everyone
+from devconf.commands.asker import Asker, Dropped, Everyone
 from devconf.errors import CommandFailed, Ecode
 from devconf.store import Store, keys
 from devconf.store.keys import Key
@@ -42,33 +42,61 @@ def key_of(user_unid: str, text: str, command: str, params: msgspec.Struct, name
 
 
 @define(eq=False)
+class _Joined:
+    """One that waits for the response to a request."""
+
+    asker: Asker
+    progress: Progress
+    response: Deferred[Response] = field(factory=Deferred, init=False)
+
+
+@define(eq=False)
 class _UnderWay:
     """A request that is being carried out, and all that wait for its response."""
 
     fingerprint: str
     everyone: Everyone = field(factory=Everyone, init=False)
-    waiting: list[Deferred[Response]] = field(factory=list, init=False)
-    told: list[Progress] = field(factory=list, init=False)
+    joined: list[_Joined] = field(factory=list, init=False)
     last: tuple[int, int] | None = field(default=None, init=False)
 
     def join(self, progress: Progress, asker: Asker) -> Deferred[Response]:
         """Wait for the response."""
+        some_have_gone = self.everyone.gone or asker.gone
+        joined = _Joined(asker, progress)
+        self.joined.append(joined)
         self.everyone.join(asker)
-        self.told.append(progress)
+        asker.observe(self._let_go)
+        if some_have_gone:
+            self._let_go()
         if self.last is not None:
             progress(*self.last)
-        self.waiting.append(Deferred())
-        return self.waiting[-1]
+        return joined.response
+
+    def _let_go(self) -> None:
+        """Drop those that have gone."""
+        if self.everyone.gone:
+            return  # the last ones stay: as long as they do, the request counts among those that run
+        gone = [each for each in self.joined if each.asker.gone]
+        self.joined = [each for each in self.joined if not each.asker.gone]
+        for each in gone:
+            self._part(each)
+            each.response.errback(Dropped())
+
+    def _part(self, joined: _Joined) -> None:
+        joined.asker.ignore(self._let_go)
+        self.everyone.part(joined.asker)
 
     def progress(self, done: int, total: int) -> None:
         self.last = done, total
-        for tell in self.told:
-            tell(done, total)
+        for each in self.joined:
+            each.progress(done, total)
 
     def finish(self, result: Response | Failure) -> None:
-        self.everyone.disperse()
-        for each in self.waiting:
-            each.callback(result)
+        joined, self.joined = self.joined, []
+        for each in joined:
+            self._part(each)
+        for each in joined:
+            each.response.callback(result)
 
 
 @define(eq=False)

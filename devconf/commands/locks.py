@@ -9,8 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from devconf.commands.asker import Asker
-from devconf.commands.registry import Dropped
+from devconf.commands.asker import Asker, Dropped
 from devconf.errors import CommandFailed, Ecode
 
 #: Seconds that a request waits for a lock at most.

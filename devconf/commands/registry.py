@@ -20,7 +20,7 @@ from zope.interface import Interface
 
 from devconf import wire
 from devconf.clock import Random
-from devconf.commands.asker import Asker
+from devconf.commands.asker import Asker, Dropped
 from devconf.commands.keys import Keys, key_of
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Topic
@@ -30,10 +30,6 @@ from devconf.store.keys import Key
 
 #: What the response repeats of the params (§2, the standard response).
 _IDS = ("task_id", "unid", "subtask_id")
-
-
-class Dropped(Exception):
-    """The client went away while its request waited: nothing was done, and nobody is there to answer."""
 
 
 class ISubscriber(Interface):

@@ -16,8 +16,8 @@ from zope.interface import implementer
 
 from devconf import failpoints, wire
 from devconf.clock import stamp
-from devconf.commands.asker import Asker
-from devconf.commands.registry import Dropped, ISubscriber, Registry
+from devconf.commands.asker import Asker, Dropped
+from devconf.commands.registry import ISubscriber, Registry
 from devconf.config import Limits
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Event, Events, Topic

@@ -16,8 +16,8 @@ from twisted.web.server import Request
 
 from devconf import wire
 from devconf.auth import Auth
-from devconf.commands.asker import Asker
-from devconf.commands.registry import Dropped, Registry
+from devconf.commands.asker import Asker, Dropped
+from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 from devconf.web.answers import body_of, identified, render

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from sqlalchemy import Connection
 
 from devconf.store import keys
 from devconf.testing import MemoryServer
@@ -157,22 +161,92 @@ def test_a_call_that_reached_nobody_may_be_asked_again(server: MemoryServer) -> 
     assert kept(server) == 0
 
 
-def test_the_history_and_the_key_say_the_same_of_a_call(
+def calls(server: MemoryServer) -> list[tuple[str, int]]:
+    """The calls in the history, and their outcomes."""
+    done = server.ask("get commands")["commands"]
+    return [(each["params"]["command"], each["ecode"]) for each in done if each["command"].endswith("/call")]
+
+
+def fill(server: MemoryServer, *, full: bool) -> None:
+    """Let the disk have no room, or room again."""
+
+    def limit(connection: Connection) -> None:
+        sqlite: Any = connection.connection.driver_connection
+        pages = sqlite.execute("PRAGMA page_count").fetchone()[0]
+        sqlite.execute(f"PRAGMA max_page_count = {pages if full else 2**30}").close()
+
+    server.service.store.run(limit)
+    server.finish()
+
+
+def test_what_a_call_was_answered_is_told_once_it_is_kept(server: MemoryServer, logged_errors: LoggedErrors) -> None:
+    device = online(server, "a")
+    params = {"dev_unid": device.dev_unid, "command": "get /log"}
+    first = server.call("post devices/call", params, idempotency_key="k")
+    joined = server.call("post devices/call", params, idempotency_key="k")
+    fill(server, full=True)
+    device.answer(device.inbox[0], log="x" * 60_000)
+    server.advance(30)
+    assert not first.called
+    assert logged_errors.flush() == [
+        f"the disk is full: changes are refused until there is room for {server.path}",
+    ]
+    fill(server, full=False)
+    server.advance(1)
+    answer = server.result(first)
+    assert (answer["ecode"], answer["answer"]["log"]) == (0, "x" * 60_000)
+    assert server.result(joined) == answer
+    assert server.ask("post devices/call", params, idempotency_key="k") == answer
+    assert calls(server) == [("get /log", 0)]
+    assert len(device.heard) == 1
+
+
+def test_a_call_that_reached_nobody_is_told_once_its_key_is_forgotten(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
+    device = online(server, "a")
+    for _ in range(33):  # one on its way, 32 waiting
+        server.call("post devices/call", {"dev_unid": device.dev_unid, "command": "get /uptime"})
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    forget, attempts = keys.forget, [1, 2, 3]
+
+    def fails_at_first(connection: Connection, key: keys.Key) -> None:
+        if attempts:
+            raise OSError(f"attempt {attempts.pop(0)}")
+        forget(connection, key)
+
+    monkeypatch.setattr(keys, "forget", fails_at_first)
+    refused = server.call("post devices/call", params, idempotency_key="k")
+    server.advance(2.9)
+    assert not refused.called
+    server.advance(0.1)
+    assert server.result(refused)["ecode"] == 1004290001
+    assert [str(failure.value) for failure in logged_errors.expect(OSError)] == ["attempt 1", "attempt 2", "attempt 3"]
+    assert kept(server) == 0
+
+
+def fails(*_args: object) -> None:
+    raise OSError("it cannot be written")
+
+
+def test_the_history_and_the_key_say_the_same_of_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
     """What cannot be kept for the key is not in the history either: who asks again is not told what that denies."""
+    server = MemoryServer(tmp_path)
     device = online(server, "a")
     params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
     first = server.call("post devices/call", params, idempotency_key="k")
-
-    def full(*_args: object) -> None:
-        raise OSError("the disk is full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(keys, "answer", full)
+        patch.setattr(keys, "answer", fails)
         device.answer(device.inbox[0])
+        server.stop()
     logged_errors.expect(OSError)
-    assert server.result(first)["ecode"] == 0
+    answer = server.result(first)
+    enote = "the server stops, and could not keep what became of this call; its device was asked"
+    assert answer == {"ecode": 1005030002, "enote": enote}
+    assert server.clock.getDelayedCalls() == []
+    server.restart()
     assert server.ask("post devices/call", params, idempotency_key="k")["ecode"] == 1005040001
-    history = [item["command"] for item in server.ask("get commands", {})["commands"]]
-    assert history == ["post /wsapi/v1/devconf_fx/devices"]
+    assert calls(server) == []
+    server.stop()

@@ -8,16 +8,17 @@ from typing import Annotated, Any
 from attrs import define, field
 from msgspec import UNSET, Meta, UnsetType
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from devconf import failpoints, wire
-from devconf.commands.machine import Machine
+from devconf.commands.machine import SETTLE_AGAIN, Machine
 from devconf.commands.registry import Call, command
 from devconf.commands.schemas import ConnectWait, Id, Params, optional
 from devconf.commands.settle import entry
 from devconf.devices.pending import ConnectionGone, NoAnswer
-from devconf.errors import CommandFailed, Ecode
+from devconf.errors import CommandFailed, Ecode, StoreFailed
 from devconf.model import Answer, OrderKey, Role, State
 from devconf.store import complain, devices, journal, keys
 from devconf.store.keys import Key
@@ -95,11 +96,27 @@ class CallCommands:
             raise
 
     async def _keep(self, function: Callable[..., None], *args: Any) -> None:
-        try:
-            await self._machine.store.run(function, *args)
-        except Exception:
-            # Who asked shall hear what the device said all the same.
-            complain(self._log, Failure(), "what became of a call could not be kept for its idempotency_key")
+        """Write what became of a call that has a key, however often it takes: an answer that is not kept is none.
+
+        :raises CommandFailed: ``STOPPING``: it could not be written, and the server ends; its key says so later.
+        """
+        while True:
+            try:
+                await self._machine.store.run(function, *args)
+            except Exception as error:
+                if isinstance(error, StoreFailed) and error.ecode is Ecode.STOPPING:
+                    raise
+                complain(self._log, Failure(), "what became of a call could not be kept; trying again")
+            else:
+                return
+            if self._machine.delivery.waits_ended:
+                raise CommandFailed(
+                    Ecode.STOPPING,
+                    "the server stops, and could not keep what became of this call; its device was asked",
+                )
+            again: Deferred[None] = Deferred()
+            self._machine.clock.callLater(SETTLE_AGAIN, again.callback, None)
+            await again
 
     async def _check_online(self, dev_unid: str) -> None:
         if dev_unid not in self._machine.hub:

@@ -12,6 +12,7 @@ from devconf.devices.pending import NoAnswer, PendingRequests
 from devconf.testing import MemoryDevice, MemoryServer
 from devconf.wire import DeviceAnswer
 from tests.delivering import configure, online, pic_task
+from tests.keyed import kept
 
 
 class Running(Clock):
@@ -75,3 +76,37 @@ def test_a_call_with_hardly_any_time_costs_the_device_nothing(server: MemoryServ
     response = configure(server, pic_task(server, box))
     box.obey()
     assert server.result(response)["ecode"] == 0
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_call_that_was_not_sent_leaves_nothing(server: MemoryServer, lost: bool) -> None:
+    """Neither a line in the history nor its key: its device has not heard of it."""
+    box = online(server, "gate")  # one message at a time: it has sent no req_id back yet
+    first = call(server, box, 60)
+    params = {"dev_unid": box.dev_unid, "command": "post /reboot", "timeout": 5}
+    second = server.call("post devices/call", params, idempotency_key="k")
+    if lost:
+        box.lose()
+    else:
+        server.advance(5)
+    answer = server.result(second)
+    why = "was lost before this was sent to it"
+    if not lost:
+        why = "had others to answer until the time was over; this was not sent to it"
+    assert answer == {
+        "ecode": 1005030001 if lost else 1005040001,
+        "enote": f"the device {box.dev_unid} {why}",
+        "command_id": answer["command_id"],
+    }
+    assert [message["command"] for message in box.heard] == ["get /x"]
+    assert kept(server) == 0
+    if not lost:
+        box.answer(box.inbox[0])
+    server.result(first)
+    [command, *_] = server.ask("get commands")["commands"]
+    assert command["params"]["command"] == "get /x"
+    if lost:
+        box.connect()
+    again = server.call("post devices/call", params, idempotency_key="k")
+    box.answer(box.inbox[0])
+    assert server.result(again)["ecode"] == 0

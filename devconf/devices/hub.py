@@ -204,9 +204,9 @@ class Hub:
     def call(self, dev_unid: str, command: str, params: Any, timeout: float) -> Deferred[wire.DeviceAnswer]:
         """Pass a request through (``devices/call``).
 
-        :param timeout: seconds, from when it is handed to the socket.
-        :returns: fires with what the device answers; fails with ``NoAnswer``, ``ConnectionGone``, or
-            ``CommandFailed``: ``OFFLINE``, or ``TOO_MANY`` wait already.
+        :param timeout: seconds, for its turn and its answer together.
+        :returns: fires with what the device answers; fails with ``NoAnswer`` or ``ConnectionGone``, and if it was not
+            sent with ``CommandFailed``: ``OFFLINE``; ``TOO_MANY`` wait already; ``SILENT``: its turn has not come.
         """
         link = self.get(dev_unid)
         if link is None:

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from devconf import failpoints, sessions, wire
-from devconf.devices.pending import ConnectionGone, NoAnswer, PendingRequests
+from devconf.devices.pending import NoAnswer, PendingRequests
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity
 
@@ -134,14 +134,18 @@ class Link:
 
     def _give_up(self, call: _Call) -> None:
         self._calls.remove(call)
-        call.answer.errback(NoAnswer())
+        self._has_no_turn(call)
+
+    def _has_no_turn(self, call: _Call) -> None:
+        why = f"the device {self.dev_unid} had others to answer until the time was over; this was not sent to it"
+        call.answer.errback(CommandFailed(Ecode.SILENT, why))
 
     def _send_call(self, call: _Call) -> None:
         if call.timer is not None:
             call.timer.cancel()
         left = call.deadline - self.hub.clock.seconds()
         if left <= 0:  # its timer has yet to have its turn
-            call.answer.errback(NoAnswer())
+            self._has_no_turn(call)
             return
         answer = self.request(call.req_id, [call.payload], left)
         answer.addErrback(self._unanswered).chainDeferred(call.answer)
@@ -226,7 +230,8 @@ class Link:
             call = self._calls.popleft()
             if call.timer is not None:
                 call.timer.cancel()
-            call.answer.errback(ConnectionGone())
+            why = f"the device {self.dev_unid} was lost before this was sent to it"
+            call.answer.errback(CommandFailed(Ecode.OFFLINE, why))
         self.pending.close()
 
 

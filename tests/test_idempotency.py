@@ -89,6 +89,27 @@ def test_a_key_is_for_one_command_with_its_params(server: MemoryServer) -> None:
     assert history(server) == ["users"]
 
 
+def test_it_is_looked_up_what_the_key_was_used_for(server: MemoryServer) -> None:
+    """Of those that come meanwhile, it is not the first that counts, but what was asked long before."""
+    params = {"name": "lobby", "task_type": "video"}
+    answer = server.ask("post tasks", params, idempotency_key="k")
+    server.eager = False
+    asked = [server.call("post tasks", {**params, "name": name}, idempotency_key="k") for name in ("x", "lobby", "y")]
+    server.finish()
+    assert [server.result(each) for each in asked] == [USED, answer, USED]
+
+
+def test_of_two_that_come_at_once_the_first_is_carried_out(server: MemoryServer) -> None:
+    server.eager = False
+    names = ("lobby", "gate", "lobby")
+    asked = [server.call("post tasks", {"name": name, "task_type": "video"}, idempotency_key="new") for name in names]
+    server.finish()
+    answer = server.result(asked[0])
+    assert answer["ecode"] == 0
+    assert [server.result(each) for each in asked] == [answer, USED, answer]
+    assert [task["name"] for task in server.ask("get tasks")["tasks"]] == ["lobby"]
+
+
 def test_what_comes_back_is_that_of_the_request_at_hand(server: MemoryServer) -> None:
     client = server.client()
     params = {"name": "lobby", "task_type": "video"}

@@ -57,6 +57,8 @@ class _UnderWay:
     fingerprint: str
     everyone: Everyone = field(factory=Everyone, init=False)
     joined: list[_Joined] = field(factory=list, init=False)
+    # Those that ask for something else with its key, while it is not known yet what the key was used for; then: None.
+    others: list[Deferred[None]] | None = field(factory=list, init=False)
     last: tuple[int, int] | None = field(default=None, init=False)
 
     def join(self, progress: Progress, asker: Asker) -> Deferred[Response]:
@@ -91,12 +93,19 @@ class _UnderWay:
         for each in self.joined:
             each.progress(done, total)
 
+    def known(self) -> None:
+        """Note that it has been looked up what the key was used for."""
+        others, self.others = self.others, None
+        for each in others or ():
+            each.callback(None)
+
     def finish(self, result: Response | Failure) -> None:
         joined, self.joined = self.joined, []
         for each in joined:
             self._part(each)
         for each in joined:
             each.response.callback(result)
+        self.known()
 
 
 @define(eq=False)
@@ -125,12 +134,16 @@ class Keys:
             running = Deferred.fromCoroutine(self._run(key, carry_out, found))
             running.addBoth(self._over, name, found)
             return response
+        if found.fingerprint != key.fingerprint and found.others is not None:
+            found.others.append(Deferred())
+            return found.others[-1].addCallback(lambda _: self.once(key, carry_out, progress, asker))
         _check(key, found.fingerprint)
         return found.join(progress, asker)
 
     async def _run(self, key: Key, carry_out: CarryOut, under_way: _UnderWay) -> Response:
         kept = await self._store.run(keys.find, key, self._now())
         if kept is None:
+            under_way.known()
             return await carry_out(under_way.progress, under_way.everyone)
         _check(key, kept.fingerprint)
         if kept.answer is None:

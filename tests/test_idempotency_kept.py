@@ -119,12 +119,16 @@ def test_a_call_whose_answer_is_large(server: MemoryServer) -> None:
     assert server.ask("post devices/call", params, idempotency_key="k") == {**answer, "not_kept": ["answer"]}
 
 
-def test_a_call_that_a_crash_cut_off_is_not_passed_through_again(server: MemoryServer) -> None:
+@pytest.mark.parametrize("ends", ["crash", "stop"])
+def test_a_call_that_the_end_of_the_server_cut_off_is_not_passed_through_again(server: MemoryServer, ends: str) -> None:
     device = online(server, "a")
-    params = {"dev_unid": device.dev_unid, "command": "post /reboot"}
+    params = {"dev_unid": device.dev_unid, "command": "post /reboot", "timeout": 300}
     server.call("post devices/call", params, idempotency_key="k")
     assert len(device.inbox) == 1
-    server.crash()
+    if ends == "crash":
+        server.crash()
+    else:
+        server.stop()
     server.restart()
     device.connect()
     answer = server.ask("post devices/call", params, idempotency_key="k")
@@ -137,6 +141,7 @@ def test_a_call_that_a_crash_cut_off_is_not_passed_through_again(server: MemoryS
         "devices": [entry],
     }
     assert len(device.heard) == 1
+    assert calls(server) == ([] if ends == "crash" else [("post /reboot", 1005040001)])
 
 
 def test_a_call_that_was_not_answered_stays_so(server: MemoryServer) -> None:

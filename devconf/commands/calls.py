@@ -82,9 +82,7 @@ class CallCommands:
         """Ask the device, and keep ``key`` if it may have heard."""
         await self._check_online(params.dev_unid)
         # Before the device may hear of it: if the server ends before there is an answer, this is what is known.
-        unknown = _unanswered(
-            params, Ecode.SILENT, "the server ended before the device answered; it may have acted on it"
-        )
+        unknown = _ended(params)
         response = _response(command_id, unknown.ecode, unknown.enote, unknown.payload)
         await self._machine.store.run(_begin, key, self._machine.now(), response)
         try:
@@ -136,6 +134,8 @@ class CallCommands:
                 f"the device {dev_unid!r} did not answer within {timeout:g} s; it may still act on it",
             ) from None
         except ConnectionGone:
+            if self._machine.delivery.waits_ended:
+                raise _ended(params) from None
             raise _unanswered(
                 params, Ecode.OFFLINE, f"the device {dev_unid!r} was lost before it answered; it may have acted on it"
             ) from None
@@ -170,6 +170,10 @@ class CallCommands:
 def _unanswered(params: CallDevice, ecode: Ecode, enote: str) -> _Unanswered:
     device = entry(OrderKey(params.dev_unid, "", ""), Answer(State.PENDING, ecode, enote))
     return _Unanswered(ecode, enote, devices=[device])
+
+
+def _ended(params: CallDevice) -> _Unanswered:
+    return _unanswered(params, Ecode.SILENT, "the server ended before the device answered; it may have acted on it")
 
 
 def _named(failure: CommandFailed, command_id: str) -> CommandFailed:

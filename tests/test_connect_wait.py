@@ -241,6 +241,50 @@ def test_a_device_that_is_deleted_is_not_waited_for(server: MemoryServer) -> Non
     assert server.result(response)["ecode"] == 0
 
 
+def ends(server: MemoryServer, device: MemoryDevice, how: str) -> None:
+    command, more = {
+        "deleted": ("delete devices", {}),
+        "disabled": ("put devices", {"enabled": False}),
+    }[how]
+    assert server.ask(command, {"dev_unid": device.dev_unid, **more})["ecode"] == 0
+    server.advance(1)
+
+
+@pytest.mark.parametrize("how", ["deleted", "disabled"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_one_that_is_deleted_or_disabled_meanwhile_is_not_waited_for(
+    server: MemoryServer, how: str, is_there: bool
+) -> None:
+    """Neither if it was there, and goes because of that."""
+    awaited, other = server.enrol("a"), server.enrol("b")
+    if is_there:
+        other.connect()
+    dev_unids = [awaited.dev_unid, other.dev_unid]
+    params = {"name": "x", "task_type": "pic", "dev_unids": dev_unids, "connect_wait": 300}
+    response = server.call("post tasks", params)
+    ends(server, other, how)
+    assert other.link is None
+    assert not response.called
+    awaited.connect()
+    awaited.obey()
+    answer = server.result(response)
+    if how == "deleted":
+        assert answer["ecode"] == 1004040004
+    else:
+        assert states(answer) == [("confirmed", 0), ("pending", 1005030001)]
+    assert idle(server)
+
+
+@pytest.mark.parametrize("how", ["deleted", "disabled"])
+def test_the_last_one_that_is_deleted_or_disabled_ends_it(server: MemoryServer, how: str) -> None:
+    device = server.enrol("a")
+    params = {"name": "x", "task_type": "pic", "dev_unids": [device.dev_unid], "connect_wait": 300}
+    response = server.call("post tasks", params)
+    ends(server, device, how)
+    assert server.result(response)["ecode"] == (1004040004 if how == "deleted" else 0)
+    assert idle(server)
+
+
 def test_what_is_waited_for_is_bounded(server: MemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "AWAITED_AT_MOST", 3)
     task_id, devices = away(server, "a", "b")

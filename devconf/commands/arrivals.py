@@ -25,8 +25,15 @@ Concerned = Callable[[Connection], Iterable[str]]
 
 @define(eq=False)
 class _Waiter:
+    dev_unids: set[str]
     missing: set[str]
     done: Deferred[None] = field(factory=Deferred)
+
+    def found(self, dev_unid: str) -> None:
+        """Wait for ``dev_unid`` no longer, unless it goes away."""
+        self.missing.discard(dev_unid)
+        if not self.missing:
+            self.end()
 
     def end(self, result: Failure | None = None) -> None:
         if not self.done.called:
@@ -67,31 +74,32 @@ class Arrivals:
             raise CommandFailed(
                 Ecode.TOO_MANY, "too many devices are waited for already; try again later, or without connect_wait"
             )
-        waiter = _Waiter(missing)
+        waiter = _Waiter(set(dev_unids), missing)
         timer = self._clock.callLater(seconds, waiter.end)
 
         def leave() -> None:
             waiter.end(Failure(Dropped()))
 
         asker.observe(leave)
-        self._add(waiter, dev_unids)
+        self._add(waiter)
         try:
             await waiter.done
         finally:
-            self._remove(waiter, dev_unids)
+            self._remove(waiter, list(waiter.dev_unids))
             asker.ignore(leave)
             if timer.active():
                 timer.cancel()
 
-    def _add(self, waiter: _Waiter, dev_unids: Collection[str]) -> None:
+    def _add(self, waiter: _Waiter) -> None:
         if not self._waiters:
             self._events.subscribe("devices", self._happened)
-        for dev_unid in dev_unids:
+        for dev_unid in waiter.dev_unids:
             self._waiters.setdefault(dev_unid, {})[waiter] = None
-        self._awaited += len(dev_unids)
+        self._awaited += len(waiter.dev_unids)
 
     def _remove(self, waiter: _Waiter, dev_unids: Collection[str]) -> None:
         for dev_unid in dev_unids:
+            waiter.dev_unids.remove(dev_unid)
             del self._waiters[dev_unid][waiter]
             if not self._waiters[dev_unid]:
                 del self._waiters[dev_unid]
@@ -104,10 +112,16 @@ class Arrivals:
         for waiter in list(self._waiters.get(dev_unid, ())):
             if change == "disconnected":
                 waiter.missing.add(dev_unid)
-            elif change in ("connected", "deleted"):
-                waiter.missing.discard(dev_unid)
-                if not waiter.missing:
-                    waiter.end()
+            elif change == "connected":
+                waiter.found(dev_unid)
+
+    def excuse(self, dev_unid: str) -> None:
+        """Let nobody who waits now wait for ``dev_unid`` any more: it was deleted or disabled, and is about to go."""
+        waiters = list(self._waiters.get(dev_unid, ()))
+        for waiter in waiters:
+            self._remove(waiter, [dev_unid])
+        for waiter in waiters:
+            waiter.found(dev_unid)
 
     def stop(self) -> None:
         """Refuse all that wait: the server is stopping."""

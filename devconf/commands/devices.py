@@ -122,6 +122,8 @@ class DeviceCommands:
 
         payload = {} if key is None else {"dev_key": key}
         before = await self._machine.record(call, to_builtins(params), change, lambda _: payload)
+        if values.get("enabled") is False:
+            self._machine.arrivals.excuse(params.dev_unid)
         for ends, why in (
             (key is not None, "this device was given a new key"),
             (values.get("enabled") is False, "this device was disabled"),
@@ -157,6 +159,7 @@ class DeviceCommands:
         gone = await self._machine.record(
             call, {"dev_unid": dev_unid}, lambda connection, _now: devices.delete_device(connection, dev_unid)
         )
+        self._machine.arrivals.excuse(dev_unid)
         self._sessions.end(dev_unid, "this device was deleted")
         self._machine.hub.duplicates.forget(dev_unid)
         self._tell(dev_unid, gone.dev_refid, "deleted")

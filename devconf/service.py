@@ -154,6 +154,7 @@ class DevconfService(MultiService):
         ways_in = WaysIn(self.auth, self.store, config, lambda: self._running)
         mirror = Mirror(
             self.auth,
+            self.sessions,
             self.registry,
             lambda: self._running,
             limits.operator_message_max,

@@ -32,9 +32,10 @@ def retry_after(why: str, seconds: float) -> str:
 
 @define
 class Sessions:
-    """The open sockets by account."""
+    """The open sockets by account, and requests that came without one."""
 
     _open: dict[str, dict[Closer, Identity]] = field(factory=dict, init=False)
+    _requests: dict[str, dict[Callable[[], None], Identity]] = field(factory=dict, init=False)
     _count: int = field(default=0, init=False)
 
     def __len__(self) -> int:
@@ -53,11 +54,28 @@ class Sessions:
         if not sockets:
             self._open.pop(identity.unid, None)
 
+    def observe(self, identity: Identity, ended: Callable[[], None]) -> None:
+        """Let ``ended`` be called when the account or the tokens of ``identity`` end, until :meth:`ignore`."""
+        self._requests.setdefault(identity.unid, {})[ended] = identity
+
+    def ignore(self, identity: Identity, ended: Callable[[], None]) -> None:
+        """Let ``ended`` be called no longer."""
+        requests = self._requests[identity.unid]
+        del requests[ended]
+        if not requests:
+            del self._requests[identity.unid]
+
     def end(self, unid: str, reason: str, family: str | None = None) -> None:
-        """Close the sockets of the account ``unid`` (1008); with ``family``, only those that came with its tokens."""
+        """End what the account ``unid`` has: close its sockets (1008), and tell who observes its requests.
+
+        :param family: only what came with tokens of this family.
+        """
         for close, identity in list(self._open.get(unid, {}).items()):
             if family is None or identity.family == family:
                 close(NOT_AUTHORISED, reason)
+        for ended, identity in list(self._requests.get(unid, {}).items()):
+            if family is None or identity.family == family:
+                ended()
 
     def end_all(self, code: int, reason: str) -> None:
         """Close every socket."""

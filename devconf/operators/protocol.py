@@ -62,7 +62,15 @@ class OperatorProtocol(Peer):
 
     def opened(self) -> None:
         """See :class:`Peer`."""
-        self.factory.sessions.add(self.identity, self.close)
+        self.factory.sessions.add(self.identity, self.end)
+
+    def end(self, code: int, reason: str) -> None:
+        """Close it from here: its account or its tokens have ended, or the server stops.
+
+        What still waits is dropped now. Its client may take its time to close, and must not have it done meanwhile.
+        """
+        self._asker.leave()
+        self.close(code, reason)
 
     def lost(self) -> None:
         """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
@@ -70,7 +78,7 @@ class OperatorProtocol(Peer):
         self._lists.forget()
         for topic in list(self._topics):
             self.unsubscribe(topic)
-        self.factory.sessions.remove(self.identity, self.close)
+        self.factory.sessions.remove(self.identity, self.end)
 
     def received(self, payload: bytes) -> None:
         """See :class:`Peer`. Requests run concurrently, and each gets one response."""

@@ -20,6 +20,7 @@ from devconf.commands.asker import Asker, Dropped
 from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
+from devconf.sessions import Sessions
 from devconf.web.answers import body_of, identified, render
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Mirror:
     _log = Logger()
 
     _auth: Auth
+    _sessions: Sessions
     _registry: Registry
     _ready: Callable[[], bool]
     _body_max: int
@@ -60,15 +62,27 @@ class Mirror:
         method = request.method.decode("ascii").lower()
         params = body_of(request, self._body_max, may_be_empty=True)
         asked = _query(request) if method in ("get", "delete") else {}
-        response = await self._registry.handle(
-            wire.Request(
-                f"{method} {wire.PREFIX}{resource}", idempotency_key=_key(request), params={**asked, **params}
-            ),
-            identity,
-            _no_progress,
-            asker,
-            text=bool(asked),
+        asked_for = wire.Request(
+            f"{method} {wire.PREFIX}{resource}", idempotency_key=_key(request), params={**asked, **params}
         )
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+            asker.leave()
+
+        self._sessions.observe(identity, end)
+        try:
+            response = await self._registry.handle(asked_for, identity, _no_progress, asker, text=bool(asked))
+        except Dropped:
+            if not ended:
+                raise
+            raise CommandFailed(
+                Ecode.BAD_TOKEN, "the account or its tokens ended while this request waited; log in again"
+            ) from None
+        finally:
+            self._sessions.ignore(identity, end)
         return render(request, response)
 
     async def _identified(self, request: Request) -> Identity:

@@ -8,10 +8,11 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from devconf.devices.pace import PAUSE
 from devconf.devices.pending import NoAnswer, PendingRequests
 from devconf.testing import MemoryDevice, MemoryServer
 from devconf.wire import DeviceAnswer
-from tests.delivering import configure, online, pic_task
+from tests.delivering import configure, online, pic_task, stored
 from tests.keyed import kept
 
 
@@ -110,3 +111,22 @@ def test_a_call_that_was_not_sent_leaves_nothing(server: MemoryServer, lost: boo
     again = server.call("post devices/call", params, idempotency_key="k")
     box.answer(box.inbox[0])
     assert server.result(again)["ecode"] == 0
+
+
+def test_an_order_is_not_blamed_for_what_a_call_does_to_its_device(server: MemoryServer) -> None:
+    box = online(server, "gate")
+    task_id = pic_task(server, box)
+    box.lose()
+    server.ask("put tasks", {"task_id": task_id, "name": "harmless"})
+    for _ in range(4):
+        server.advance(PAUSE)
+        box.connect()
+        assert [message["params"]["name"] for message in box.inbox] == ["harmless"]
+        deadly = call(server, box, 5)
+        assert box.inbox[1]["command"] == "get /x"
+        box.lose()
+        assert server.result(deadly)["ecode"] == 1005030001
+    server.advance(PAUSE)
+    box.connect()
+    box.obey()
+    assert stored(server, task_id)["state"] == "confirmed"

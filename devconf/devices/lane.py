@@ -33,11 +33,13 @@ class Sent:
 
     :ivar order: without its content.
     :ivar digest: tells it from others.
+    :ivar at: when.
     :ivar blamed_until: a loss of the connection until then is put down to it.
     """
 
     order: Order
     digest: bytes
+    at: float
     blamed_until: float
 
 

@@ -90,6 +90,7 @@ class Link:
     pending: PendingRequests = field(init=False)
     late: OrderedDict[str, Any] = field(factory=OrderedDict, init=False)
     _calls: deque[_Call] = field(factory=deque, init=False)
+    _called: dict[str, float] = field(factory=dict, init=False)
     asking: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -147,8 +148,18 @@ class Link:
         if left <= 0:  # its timer has yet to have its turn
             self._has_no_turn(call)
             return
+        self._called[call.req_id] = self.hub.clock.seconds()
         answer = self.request(call.req_id, [call.payload], left)
-        answer.addErrback(self._unanswered).chainDeferred(call.answer)
+        answer.addErrback(self._unanswered)
+        answer.addBoth(self._call_is_over, call.req_id).chainDeferred(call.answer)
+
+    def _call_is_over(self, result: Any, req_id: str) -> Any:
+        del self._called[req_id]
+        return result
+
+    def called_since(self, when: float) -> bool:
+        """Tell whether a call was sent at ``when`` or later, and has not been answered."""
+        return any(at >= when for at in self._called.values())
 
     def _unanswered(self, failure: Failure) -> Failure:
         if failure.check(NoAnswer):

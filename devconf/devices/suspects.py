@@ -58,8 +58,9 @@ class Suspects:
         """
         if slot.sent is not None:  # on this connection, which it has not cost
             self._known.pop(order.key, None)
-        until = self._clock.seconds() + WITHIN + size / 65536
-        slot.sent = Sent(bare(order), _digest(order), until)
+        now = self._clock.seconds()
+        until = now + WITHIN + size / 65536
+        slot.sent = Sent(bare(order), _digest(order), now, until)
         if self._losses(order):
             lane.alone_until = until
             lane.arm(lane.alone_until)
@@ -79,6 +80,8 @@ class Suspects:
         for slot in lane.slots.values():
             if slot.phase not in (Phase.SENT, Phase.SILENT) or slot.sent is None:
                 continue
+            if lane.link is not None and lane.link.called_since(slot.sent.at):
+                continue  # it may have been the call
             if self._clock.seconds() > slot.sent.blamed_until:
                 self._known.pop(slot.key, None)
             elif self._accuse(slot.key, slot.sent.digest) >= LOSSES:

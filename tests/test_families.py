@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
 
 from devconf import auth
 from devconf.errors import CommandFailed
@@ -152,6 +155,42 @@ def test_what_has_expired_is_forgotten_a_day_later(server: MemoryServer) -> None
     with pytest.raises(CommandFailed, match="1004010001"):
         Socket(server, tokens["atoken"])
     do(server, server.service.auth.renew(tokens["rtoken"]))
+
+
+# -- clients that go away
+
+
+def ask_and_leave(server: MemoryServer, path: bytes, body: bytes, atoken: str = "") -> None:
+    """Send a request, and go away while the store carries it out."""
+    server.runner.latency = 1.0
+    visitor: Any = Protocol()
+    connectProtocol(TCP4ClientEndpoint(server.reactor, "127.0.0.1", 8080), visitor)
+    server.finish()
+    head = (b"POST %s HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), b"Authorization: %s")
+    visitor.transport.write(b"\r\n".join([*head, b"", body]) % atoken.encode())
+    server.finish()
+    visitor.transport.abortConnection()
+    server.advance(1)
+    server.runner.latency = 0.0
+
+
+def test_a_logout_ends_the_sockets_of_a_client_that_does_not_wait_for_the_answer(server: MemoryServer) -> None:
+    add(server, "ann", Role.VIEWER)
+    by_header, by_rtoken, apart = (log_in(server, "ann") for _ in range(3))
+    sockets = [Socket(server, each["atoken"]) for each in (by_header, by_rtoken, apart)]
+    ask_and_leave(server, b"/webapi/v1/logout", b"", by_header["atoken"])
+    ask_and_leave(server, b"/webapi/v1/logout", json.dumps({"rtoken": by_rtoken["rtoken"]}).encode())
+    out = (1008, "logged out")
+    assert [socket.closed for socket in sockets] == [out, out, None]
+
+
+def test_a_second_use_of_an_rtoken_ends_the_sockets_though_the_thief_goes_away(server: MemoryServer) -> None:
+    add(server, "ann", Role.VIEWER)
+    first, apart = log_in(server, "ann"), log_in(server, "ann")
+    do(server, server.service.auth.renew(first["rtoken"]))
+    sockets = [Socket(server, each["atoken"]) for each in (first, apart)]
+    ask_and_leave(server, b"/webapi/v1/token", json.dumps({"rtoken": first["rtoken"]}).encode())
+    assert [socket.closed for socket in sockets] == [(1008, "an rtoken was used twice; log in again"), None]
 
 
 # -- accounts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from devconf import wire
@@ -11,6 +13,20 @@ from devconf.auth import Auth
 from devconf.config import Network, is_among
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity
+
+T = TypeVar("T")
+
+
+def to_its_end(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Carry out ``work`` whether or not its client stays.
+
+    Klein cancels what a handler returns when the client goes away, and ``work`` would stop between two of its steps.
+
+    :returns: fires, or fails, as ``work`` ends. To cancel it ends the waiting, and nothing else.
+    """
+    outcome: Deferred[T] = Deferred()
+    Deferred.fromCoroutine(work).addCallbacks(outcome.callback, outcome.errback)
+    return outcome
 
 
 def respond(request: Request, outcome: object) -> None:

@@ -21,7 +21,7 @@ from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
 from devconf.sessions import Sessions
-from devconf.web.answers import body_of, identified, render
+from devconf.web.answers import body_of, identified, render, to_its_end
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -94,10 +94,8 @@ class Mirror:
         """``GET /webapi/v1/backup``: a copy of the database."""
         gone: Deferred[None] = Deferred()
         request.notifyFinish().addErrback(lambda _: gone.callback(None))
-        # Klein cancels what it waits for when the client goes away, and the copy would be left behind.
-        outcome: Deferred[None] = Deferred()
-        Deferred.fromCoroutine(self._backup(request, gone)).addCallbacks(outcome.callback, outcome.errback)
-        return outcome
+        # Otherwise the copy would be left behind when the client goes away.
+        return to_its_end(self._backup(request, gone))
 
     async def _backup(self, request: Request, gone: Deferred[None]) -> None:
         identity = await self._identified(request)

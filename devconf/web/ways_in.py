@@ -19,7 +19,7 @@ from devconf.config import Config
 from devconf.errors import RETRY_AFTER, CommandFailed, Ecode
 from devconf.model import Identity, OrderKey, Role
 from devconf.store import Store, answers, devices
-from devconf.web.answers import bearer, body_of, header, identified, let_in, peer_address, render
+from devconf.web.answers import bearer, body_of, header, identified, let_in, peer_address, render, to_its_end
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -117,7 +117,8 @@ class WaysIn:
 
     def token(self, request: Request) -> Deferred[bytes]:
         """``POST /webapi/v1/token``."""
-        return Deferred.fromCoroutine(self._token(request))
+        # If the rtoken was used before, its family ends in the store, and its sockets have to follow.
+        return to_its_end(self._token(request))
 
     async def _token(self, request: Request) -> bytes:
         body = wire.convert(body_of(request, self._config.limits.login_message_max), Renew, "$")
@@ -127,7 +128,8 @@ class WaysIn:
 
     def logout(self, request: Request) -> Deferred[bytes]:
         """``POST /webapi/v1/logout``."""
-        return Deferred.fromCoroutine(self._logout(request))
+        # The tokens end in the store, and the sockets have to follow.
+        return to_its_end(self._logout(request))
 
     async def _logout(self, request: Request) -> bytes:
         body = body_of(request, self._config.limits.login_message_max, may_be_empty=True)

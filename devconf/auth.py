@@ -134,11 +134,12 @@ class Auth:
         return self._store.run(accounts.redeem_ticket, ticket, self._now())
 
     async def ticket(self, identity: Identity) -> str:
-        """Return a ``connect_unid`` for ``identity``: valid once, for 60 s."""
+        """Return a ``connect_unid`` for ``identity``: valid once, for 60 s.
+
+        :raises CommandFailed: ``BAD_TOKEN``: since it was identified, the tokens it came with have ended.
+        """
         ticket = self._random.identifier()
-        await self._store.run(
-            accounts.insert_credential, "ticket", ticket, identity.unid, identity.family, self._now() + TICKET_LIVES
-        )
+        await self._store.run(accounts.insert_ticket, ticket, identity, self._now() + TICKET_LIVES)
         return ticket
 
     def prune(self) -> Deferred[None]:

@@ -13,12 +13,15 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 
 from devconf import auth
+from devconf.client import Disconnected, connect_with_token
+from devconf.connection import open_client
 from devconf.errors import CommandFailed
 from devconf.model import Identity, Role
 from devconf.store import accounts
 from devconf.testing import MemoryServer
 
 HOUR, DAY = 3600.0, 86400.0
+GONE = (1004010001, "this token is not valid; log in again")
 
 
 def do(server: MemoryServer, work: Coroutine[Any, Any, Any]) -> Any:
@@ -52,8 +55,8 @@ def add(server: MemoryServer, name: str, role: Role) -> str:
     return f"unid of {name}"
 
 
-def log_in(server: MemoryServer, name: str) -> dict[str, Any]:
-    return dict(do(server, server.service.auth.login_user(name, name)))
+def log_in(server: MemoryServer, name: str, password: str = "") -> dict[str, Any]:
+    return dict(do(server, server.service.auth.login_user(name, password or name)))
 
 
 class Socket:
@@ -101,9 +104,8 @@ def test_an_rtoken_that_is_used_twice_ends_its_family_and_nothing_else(server: M
     assert refused(server, server.service.auth.renew(first["rtoken"])) == twice
     ended = (1008, "an rtoken was used twice; log in again")
     assert [socket.closed for socket in sockets] == [ended, ended, None]
-    gone = (1004010001, "this token is not valid; log in again")
     for token in (first["rtoken"], second["rtoken"]):
-        assert refused(server, server.service.auth.renew(token)) == gone
+        assert refused(server, server.service.auth.renew(token)) == GONE
     with pytest.raises(CommandFailed, match="1004010001"):
         Socket(server, second["atoken"])
     with pytest.raises(CommandFailed, match="1004010001"):
@@ -133,17 +135,15 @@ def test_logging_out_ends_one_family(server: MemoryServer) -> None:
     out = (1008, "logged out")
     assert [socket.closed for socket in sockets] == [out, out, None]
     for tokens in (first, second):
-        gone = (1004010001, "this token is not valid; log in again")
-        assert refused(server, server.service.auth.renew(tokens["rtoken"])) == gone
-        assert refused(server, server.service.auth.log_out("atoken", tokens["atoken"])) == gone
+        assert refused(server, server.service.auth.renew(tokens["rtoken"])) == GONE
+        assert refused(server, server.service.auth.log_out("atoken", tokens["atoken"])) == GONE
     Socket(server, third["atoken"])
 
 
 def test_an_rtoken_is_no_atoken_and_the_other_way_round(server: MemoryServer) -> None:
     add(server, "ann", Role.VIEWER)
     tokens = log_in(server, "ann")
-    gone = (1004010001, "this token is not valid; log in again")
-    assert refused(server, server.service.auth.renew(tokens["atoken"])) == gone
+    assert refused(server, server.service.auth.renew(tokens["atoken"])) == GONE
     with pytest.raises(CommandFailed, match="1004010001"):
         Socket(server, tokens["rtoken"])
 
@@ -155,6 +155,58 @@ def test_what_has_expired_is_forgotten_a_day_later(server: MemoryServer) -> None
     with pytest.raises(CommandFailed, match="1004010001"):
         Socket(server, tokens["atoken"])
     do(server, server.service.auth.renew(tokens["rtoken"]))
+
+
+# -- what happens between two steps
+
+
+def identified(server: MemoryServer, tokens: dict[str, Any]) -> Identity:
+    return Socket(server, tokens["atoken"]).identity
+
+
+def test_there_is_no_ticket_for_tokens_that_have_ended_since_they_were_shown(server: MemoryServer) -> None:
+    add(server, "ann", Role.VIEWER)
+    first, second = log_in(server, "ann"), log_in(server, "ann")
+    out, stays = identified(server, first), identified(server, second)
+    do(server, server.service.auth.log_out("atoken", first["atoken"]))
+    assert refused(server, server.service.auth.ticket(out)) == GONE
+    do(server, server.service.auth.ticket(stays))
+    assert server.ask("put users", {"user_name": "ann", "password": "new"})["ecode"] == 0
+    again = log_in(server, "ann", "new")
+    assert refused(server, server.service.auth.ticket(stays)) == GONE
+    do(server, server.service.auth.ticket(identified(server, again)))
+
+
+@pytest.mark.parametrize("change", [{"new_key": True}, {"enabled": False}, {"dev_refid": "box-2"}])
+def test_nor_for_those_of_a_device_that_was_cut_off(server: MemoryServer, change: dict[str, Any]) -> None:
+    device = server.enrol("box-1")
+    login = server.service.auth.login_device("box-1", device.dev_key, "192.0.2.1")
+    identity = identified(server, do(server, login))
+    do(server, server.service.auth.ticket(identity))
+    assert server.ask("put devices", {"dev_unid": device.dev_unid, **change})["ecode"] == 0
+    assert refused(server, server.service.auth.ticket(identity)) == GONE
+
+
+@pytest.mark.parametrize("by", ["ticket", "header"])
+def test_a_socket_that_is_being_opened_while_its_tokens_end_is_closed(server: MemoryServer, by: str) -> None:
+    add(server, "ann", Role.VIEWER)
+    atoken = log_in(server, "ann")["atoken"]
+    ticket = do(server, server.service.auth.ticket(identified(server, {"atoken": atoken})))
+    server.runner.latency = 1.0
+    if by == "ticket":
+        address = f"ws://127.0.0.1:8080/wsapi/v1/devconf_fx/{ticket}"
+        opening = Deferred.fromCoroutine(open_client(server.reactor, address))
+    else:
+        opening = connect_with_token(server.reactor, server.url, atoken)
+    server.finish()
+    # It is known who comes, and nobody has been told yet.
+    logged_out = Deferred.fromCoroutine(server.service.auth.log_out("atoken", atoken))
+    server.advance(3)
+    assert logged_out.called
+    ends: list[Disconnected] = []
+    opening.addCallback(lambda client: client.when_closed()).addCallback(ends.append)
+    server.finish()
+    assert [(end.code, end.reason) for end in ends] == [(1008, "logged out")]
 
 
 # -- clients that go away

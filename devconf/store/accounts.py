@@ -115,6 +115,11 @@ def _user_item(row: Row[Any]) -> dict[str, Any]:
 # Made once: a fleet that comes back asks them thousands of times.
 _insert = insert(credentials)
 _by_hash = select(credentials).where(credentials.c.hash == bindparam("hash"), credentials.c.kind == bindparam("kind"))
+_still_there = select(credentials.c.hash).where(
+    credentials.c.unid == bindparam("unid"),
+    credentials.c.family == bindparam("family"),
+    credentials.c.kind != "ticket",
+)
 _redeem = (
     delete(credentials)
     .where(
@@ -140,6 +145,17 @@ def insert_credential(
     connection.execute(_insert, {**named, "used": False})
 
 
+def insert_ticket(connection: Connection, ticket: str, identity: Identity, expires_at: float) -> None:
+    """Store a ticket, unless the tokens with which ``identity`` came have ended meanwhile.
+
+    :raises CommandFailed: ``BAD_TOKEN``.
+    """
+    named = {"unid": identity.unid, "family": identity.family}
+    if connection.execute(_still_there, named).first() is None:
+        raise _not_valid()
+    insert_credential(connection, "ticket", ticket, identity.unid, identity.family, expires_at)
+
+
 def identify(connection: Connection, atoken: str, now: float) -> Identity:
     """Return who ``atoken`` belongs to.
 
@@ -151,10 +167,14 @@ def identify(connection: Connection, atoken: str, now: float) -> Identity:
 def _token(connection: Connection, token: str, kind: str, now: float) -> Row[Any]:
     row = connection.execute(_by_hash, {"hash": hashed(token), "kind": kind}).one_or_none()
     if row is None:
-        raise CommandFailed(Ecode.BAD_TOKEN, "this token is not valid; log in again")
+        raise _not_valid()
     if row.expires_at <= now:
         raise CommandFailed(Ecode.TOKEN_EXPIRED, "this token has expired; log in again, or use the rtoken")
     return row
+
+
+def _not_valid() -> CommandFailed:
+    return CommandFailed(Ecode.BAD_TOKEN, "this token is not valid; log in again")
 
 
 def redeem_ticket(connection: Connection, ticket: str, now: float) -> Identity:

@@ -47,7 +47,10 @@ class IPasswords(Interface):
         """Fire with what is to be stored."""
 
     def verify(stored: str, password: str) -> Deferred[bool]:
-        """Fire with whether it is the right one; fail with ``CommandFailed`` (``TOO_MANY`` wait)."""
+        """Fire with whether it is the right one; fail with ``CommandFailed`` (``TOO_MANY`` wait).
+
+        To cancel it ends the waiting, and not the work.
+        """
 
 
 @implementer(IPasswords)
@@ -74,7 +77,11 @@ class ThreadedPasswords:
             self._pool = ThreadPool(0, THREADS, "devconf passwords")
             self._pool.start()
         self._waiting += 1
-        return deferToThreadPool(self._reactor, self._pool, function, *args).addBoth(self._done)
+        # Who goes away cancels this one. The work stays in the line, and counts until a thread has done it.
+        outcome: Deferred[Any] = Deferred()
+        done = deferToThreadPool(self._reactor, self._pool, function, *args).addBoth(self._done)
+        done.addCallbacks(outcome.callback, outcome.errback)
+        return outcome
 
     def _done(self, result: Any) -> Any:
         self._waiting -= 1

@@ -298,6 +298,20 @@ def test_a_password_that_changes_while_it_is_compared_lets_nobody_in(server: Mem
     assert [str(failure.value) for failure in failures] == ["1004010003: wrong user_name or password"]
 
 
+def test_an_old_password_that_is_replaced_while_it_is_compared_changes_nothing(server: MemoryServer) -> None:
+    add(server, "tester", Role.VIEWER)  # whom the server in memory lets ask
+    server.eager = False
+    stale = server.call(
+        "put users", {"user_name": "tester", "old_password": "tester", "password": "mine"}, role=Role.VIEWER
+    )
+    meanwhile = server.call("put users", {"user_name": "tester", "password": "new"})
+    server.finish()
+    assert server.result(meanwhile) == {"ecode": 0, "enote": "ok"}
+    assert server.result(stale) == {"ecode": 1004010003, "enote": "$.params.old_password is wrong"}
+    log_in(server, "tester", "new")
+    assert refused(server, server.service.auth.login_user("tester", "mine"))[0] == 1004010003
+
+
 def test_nothing_to_change_is_wrong(server: MemoryServer) -> None:
     add(server, "ann", Role.ADMIN)
     nothing = {"ecode": 1004000002, "enote": "$.params must have what is to change: role or password"}

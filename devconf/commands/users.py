@@ -85,7 +85,7 @@ class UserCommands:
         if role is None and password is None:
             raise CommandFailed(Ecode.BAD_FIELD, "$.params must have what is to change: role or password")
         _check_size(password or "")
-        await self._check(call, params)
+        old_hash = await self._check(call, params)
         values: dict[str, Any] = {}
         told: dict[str, Any] = {"user_name": params.user_name}
         if role is not None:
@@ -95,14 +95,15 @@ class UserCommands:
             values["password_hash"] = await self._passwords.hash(password)
             told["new_password"] = True
         user_unid = await self._machine.record(
-            call, told, lambda connection, _now: accounts.change_user(connection, params.user_name, values)
+            call, told, lambda connection, _now: accounts.change_user(connection, params.user_name, values, old_hash)
         )
         self._end(user_unid, "this account has another role or password; log in again")
         return {}
 
-    async def _check(self, call: Call, params: PutUser) -> None:
+    async def _check(self, call: Call, params: PutUser) -> str | None:
         """Check that who asks may, and knows the old password if one is given.
 
+        :returns: what is stored of that password. While it was compared, the account may have got another one.
         :raises CommandFailed: ``FORBIDDEN``, ``NO_SUCH_USER``, ``BAD_CREDENTIALS``.
         """
         old_password = optional(params.old_password)
@@ -112,10 +113,12 @@ class UserCommands:
             raise CommandFailed(
                 Ecode.FORBIDDEN, "this takes the role admin; your own password you may change with old_password"
             )
-        if old_password is not None:
-            user = await self._machine.store.run(accounts.get_user, params.user_name)
-            if not await self._passwords.verify(user.password_hash, old_password):
-                raise CommandFailed(Ecode.BAD_CREDENTIALS, "$.params.old_password is wrong")
+        if old_password is None:
+            return None
+        user = await self._machine.store.run(accounts.get_user, params.user_name)
+        if not await self._passwords.verify(user.password_hash, old_password):
+            raise accounts.wrong_old_password()
+        return str(user.password_hash)
 
     @command("delete users", DeleteUser, Role.ADMIN)
     async def delete(self, call: Call) -> dict[str, Any]:

@@ -56,18 +56,27 @@ def insert_user(
         raise CommandFailed(Ecode.ALREADY_EXISTS, f"there is a user {user_name!r} already") from None
 
 
-def change_user(connection: Connection, user_name: str, values: dict[str, Any]) -> str:
+def change_user(connection: Connection, user_name: str, values: dict[str, Any], old_hash: str | None) -> str:
     """Change columns of an account and end its tokens.
 
+    :param old_hash: of the password that who asks has shown to know; None: they need not.
     :returns: its ``user_unid``.
-    :raises CommandFailed: ``NO_SUCH_USER``, or ``IN_USE``: it is the last admin.
+    :raises CommandFailed: ``NO_SUCH_USER``, ``BAD_CREDENTIALS``: its password is another by now, or ``IN_USE``: it is
+        the last admin.
     """
     row = get_user(connection, user_name)
+    if old_hash is not None and row.password_hash != old_hash:
+        raise wrong_old_password()
     if values.get("role", Role.ADMIN) != Role.ADMIN:
         _keep_an_admin(connection, row)
     connection.execute(update(users).where(users.c.user_name == user_name).values(**values))
     end_tokens(connection, row.user_unid)
     return str(row.user_unid)
+
+
+def wrong_old_password() -> CommandFailed:
+    """Return what a change with another ``old_password`` than the account's is refused with."""
+    return CommandFailed(Ecode.BAD_CREDENTIALS, "$.params.old_password is wrong")
 
 
 def delete_user(connection: Connection, user_name: str) -> str:

@@ -85,9 +85,9 @@ class CommandFailed(Exception):
 
 
 class StoreFailed(CommandFailed):
-    """The store could not do it: there is no room (``DISK_FULL``), or it is broken and the server stops (``STOPPING``).
+    """The store could not do it: there is no room (``DISK_FULL``), or it is broken or closed (``STOPPING``).
 
-    It has said so in the log itself.
+    It has said so in the log itself, where there is anything to say.
     """
 
     def __str__(self) -> str:

@@ -191,7 +191,7 @@ class DevconfService(MultiService):
     async def _start(self) -> None:
         await _opening.run(self.store.open)
         self.store.when_broken().addErrback(self._fail)
-        recovered = await self.machine.recover()
+        recovered = await self.machine.recover(lambda: self._ended)
         if recovered:
             self._log.info("settled {count} commands that were under way when the server ended", count=recovered)
         if self._ended:
@@ -296,6 +296,7 @@ class DevconfService(MultiService):
         await self._until(lambda: not len(self.sessions), STOP_WITHIN)
         self.delivery.stop()
         self.hub.stop()
+        self.machine.stop()
         await self.store.close()
         stop_passwords = getattr(self._seams.passwords, "stop", None)
         if stop_passwords is not None:

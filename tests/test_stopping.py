@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from twisted.internet.defer import Deferred
 
 from devconf.config import Config
 from devconf.store import journal
+from devconf.store.writer import InlineRunner
 from devconf.testing import MemoryDevice, MemoryServer
+from tests.conftest import LoggedErrors
 from tests.delivering import stored
 
 SLOW = Config(device_timeout=3600)
@@ -174,3 +178,71 @@ def test_a_device_that_comes_while_it_stops_still_counts(world: Stopping) -> Non
     assert world.server.result(response)["ecode"] == 0
     world.server.advance(1)
     assert world.has_stopped()
+
+
+# -- what would go on after the end
+
+
+ABANDONED = {"ecode": 1005030002, "enote": "the server stops; what was under way is settled when it starts again"}
+
+
+def test_what_cannot_be_settled_is_left_to_the_next_start(
+    world: Stopping, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    response = world.post()
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "settle", None)
+        world.device.obey()
+        world.stop()
+        while not world.has_stopped():
+            world.server.advance(0.05)
+    assert world.server.result(response) == ABANDONED
+    assert world.server.clock.getDelayedCalls() == []
+    logged_errors.expect(TypeError)  # each time that it was tried
+    assert world.unsettled == []
+
+
+def test_a_stop_does_not_wait_until_all_that_a_crash_has_left_is_settled(world: Stopping) -> None:
+    for name in ("gate", "door", "wall"):
+        world.post(name)
+    server = world.server
+    server.crash()
+    server.runner = InlineRunner(server.clock, latency=1.0)
+    server.service = server._make()
+    server.service.startService()
+    server.advance(1.5)  # the first is being settled
+    ready = server.service.when_ready()
+    world.stop()
+    server.advance(1)
+    assert world.has_stopped()
+    failures: list[str] = []
+    ready.addErrback(lambda failure: failures.append(failure.getErrorMessage()))
+    assert failures == ["the service was stopped before it was ready"]
+    with closing(sqlite3.connect(server.path)) as reader:
+        settled = reader.execute("SELECT count(settled_at), count(*) FROM commands WHERE command LIKE '%/tasks'")
+        assert settled.fetchall() == [(1, 3)]
+
+
+class SlowPasswords:
+    """Passwords of which each is right once ``compared`` says so."""
+
+    def __init__(self, compared: Deferred[bool]) -> None:
+        self._compared = compared
+
+    def verify(self, _stored: str, _password: str) -> Deferred[bool]:
+        return self._compared
+
+
+def test_a_login_that_is_under_way_is_refused_when_the_store_is_closed(world: Stopping) -> None:
+    """It comes by the site of a host, which goes on."""
+    world.server.ask("post users", {"user_name": "ann", "role": "viewer", "password": "secret"})
+    compared: Deferred[bool] = Deferred()
+    world.server.service.auth._passwords = SlowPasswords(compared)
+    login = Deferred.fromCoroutine(world.server.service.auth.login_user("ann", "secret"))
+    world.stop()
+    world.server.advance(1)
+    assert world.has_stopped()
+    compared.callback(True)
+    failures: list[str] = []
+    login.addErrback(lambda failure: failures.append(str(failure.value)))
+    assert failures == ["the server has stopped, and nothing was done; ask it when it runs"]

@@ -28,6 +28,8 @@ from tests.storing import (
     wal,
 )
 
+CLOSED = "the server has stopped, and nothing was done; ask it when it runs"
+
 
 async def outcomes(*waiting: Deferred[Any]) -> list[Any]:
     """The results and the failures that all of ``waiting`` have fired with."""
@@ -47,6 +49,22 @@ async def test_answers_come_in_the_order_of_the_questions(reactor: Any, database
     assert order == names
     assert users(database) == names
     await threaded.store.close()
+
+
+async def test_what_is_asked_of_a_store_that_is_closed_fails(reactor: Any, database: Path) -> None:
+    threaded = Threaded(reactor, database)
+    await threaded.store.open()
+    before = threaded.store.run(add_user, "before")
+    closed = threaded.store.close()
+    after = threaded.store.run(add_user, "after")
+    with pytest.raises(StoreFailed) as failed:
+        await after
+    assert (failed.value.ecode, failed.value.enote) == (Ecode.STOPPING, CLOSED)
+    assert await before == "before"
+    await closed
+    with pytest.raises(StoreFailed):
+        await threaded.store.run(add_user, "later")
+    assert users(database) == ["before"]
 
 
 async def test_the_thread_is_one_and_not_the_reactors(reactor: Any, database: Path) -> None:

@@ -6,13 +6,15 @@ client -> plan (one transaction) -> deliver (watch the orders) -> settle (one tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field, frozen
 from msgspec import UNSET
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -83,6 +85,8 @@ class Machine:
     delivery: Delivery
     locks: Locks
     arrivals: Arrivals
+    _stopped: bool = field(default=False, init=False)
+    _pauses: set[Deferred[None]] = field(factory=set, init=False)
 
     async def run(
         self, call: Call, lock: str, planner: Planner, told: dict[str, Any], concerned: Concerned
@@ -145,13 +149,28 @@ class Machine:
                 settled = await self.store.run(settle, command_id, now, seen)
             except Exception:
                 complain(self._log, Failure(), "a command could not be settled; trying again")
-                again: Deferred[None] = Deferred()
-                self.clock.callLater(SETTLE_AGAIN, again.callback, None)
-                await again
+                if self._stopped:
+                    raise CommandFailed(
+                        Ecode.STOPPING, "the server stops; this is settled when it starts again"
+                    ) from None
+                await self._pause()
             else:
                 if settled is None:
                     raise RuntimeError(f"command {command_id} has been settled by somebody else")
                 return settled, now
+
+    async def _pause(self) -> None:
+        pause: Deferred[None] = deferLater(self.clock, SETTLE_AGAIN)
+        self._pauses.add(pause)
+        with suppress(CancelledError):
+            await pause
+        self._pauses.discard(pause)
+
+    def stop(self) -> None:
+        """Try to settle once more what could not be settled, and no longer: the store is about to be closed."""
+        self._stopped = True
+        for pause in list(self._pauses):
+            pause.cancel()
 
     def header(self, command_id: str, call: Call, told: dict[str, Any]) -> dict[str, Any]:
         """Return the columns of the history that say who asked for what."""
@@ -193,12 +212,19 @@ class Machine:
         for item in items:
             self.events.publish("commands", journal.event(item), owner=item["user_unid"])
 
-    async def recover(self) -> int:
-        """Settle what a crash has left planned; returns how many commands that were."""
-        left = await self.store.run(journal.unsettled)
-        for command_id in left:
+    async def recover(self, ended: Callable[[], bool]) -> int:
+        """Settle what a crash has left planned.
+
+        :param ended: whether the service has been told to stop; then what is left is for its next start.
+        :returns: how many commands were settled.
+        """
+        settled = 0
+        for command_id in await self.store.run(journal.unsettled):
+            if ended():
+                break
             await self.store.run(settle, command_id, self.now(), None)
-        return len(left)
+            settled += 1
+        return settled
 
 
 def _plan(

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attrs import define, field
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -40,6 +40,7 @@ class Store:
     full: bool = field(default=False, init=False)
     waiting: int = field(default=0, init=False)
     _broken: Deferred[None] = field(factory=Deferred, init=False)
+    _closed: bool = field(default=False, init=False)
 
     def open(self) -> Deferred[None]:
         """Open the database and bring its schema up to date.
@@ -76,10 +77,15 @@ class Store:
         """Run ``function(connection, *args)`` as one transaction.
 
         :returns: fires with its result once it is committed; fails as it failed, and then nothing of it is stored. It
-            fails with ``StoreFailed`` if there is no room, or if the database has failed: of that commit nobody knows.
+            fails with ``StoreFailed`` if there is no room, if the database has failed (of that commit nobody knows), or
+            if it was asked after :meth:`close`.
         """
         if kwargs:
             raise TypeError("the store's functions take positional arguments only")
+        if self._closed:
+            return fail(
+                StoreFailed(Ecode.STOPPING, "the server has stopped, and nothing was done; ask it when it runs")
+            )
         job = Job(_noting, (function, *args)) if self.full else Job(function, args)
         self.waiting += 1
         self._runner.submit(job)
@@ -111,6 +117,7 @@ class Store:
 
     def close(self) -> Deferred[None]:
         """Close the database after what has been asked of it; fires when it is closed."""
+        self._closed = True
         return self._runner.stop()
 
 

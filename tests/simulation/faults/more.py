@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,7 +34,7 @@ def _answer_before_commit(stack: ExitStack) -> None:
 def _not_recovered(stack: ExitStack) -> None:
     """What was under way when the server ended stays so."""
 
-    async def recover(_self: Machine) -> int:
+    async def recover(_self: Machine, _ended: Callable[[], bool]) -> int:
         return 0
 
     stack.enter_context(replaced(Machine, "recover", recover))

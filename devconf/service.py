@@ -113,6 +113,7 @@ class DevconfService(MultiService):
         self._refused: Counter[str] = Counter()
         self._starting: Deferred[Any] = defer.succeed(None)
         self._ended = False
+        self._stopping = DeferredLock()
         self._failure: Failure | None = None
         self._await_ready: list[Deferred[Any]] = []
         self._await_failure: list[Deferred[Any]] = []
@@ -202,6 +203,8 @@ class DevconfService(MultiService):
         metrics = Resource()
         metrics.putChild(b"metrics", self.metrics)
         await self._serve(metrics, "metrics", self._config.metrics)
+        if not self._running:  # it was stopped, or the database has failed
+            return
         self._pruning.start(PRUNE_EVERY, now=False)
         self._log.info("ready")
         while self._await_ready:
@@ -218,6 +221,8 @@ class DevconfService(MultiService):
             self._refused,
         )
         for description in descriptions:
+            if not self._running:
+                return
             try:
                 self._ports.append(await listening.listen(self._reactor, description, site))
             except Exception as error:
@@ -271,12 +276,13 @@ class DevconfService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop listening, let commands that run end, close all connections (1001), and then the store.
 
-        :returns: fires when all is done, after half a minute at most.
+        :returns: fires when all is done, after half a minute at most; so does that of a second call.
         """
-        return Deferred.fromCoroutine(self._stop())
+        # At once: what begins to listen looks at it.
+        self._running, self._ended = False, True
+        return self._stopping.run(self._stop)
 
     async def _stop(self) -> None:
-        self._running, self._ended = False, True
         await self._starting
         await defer.maybeDeferred(MultiService.stopService, self)
         await self._release()

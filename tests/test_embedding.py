@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
@@ -25,6 +26,7 @@ from devconf.config import Config
 from devconf.errors import StartupError, StoreFailed
 from devconf.service import DevconfService
 from devconf.testing import MemoryServer
+from devconf.web import listening
 from tests.conftest import LoggedErrors
 
 ENDED = "this DevconfService has ended; make a new one to start again"
@@ -147,6 +149,46 @@ async def test_a_service_may_be_stopped_while_it_starts(host: Host) -> None:
         await ready
     assert not service.ready
     assert ports(service) == []
+
+
+async def test_a_service_may_be_stopped_while_it_begins_to_listen(
+    host: Host, monkeypatch: pytest.MonkeyPatch, logged: list[LogEvent]
+) -> None:
+    begun: Deferred[None] = Deferred()
+    goes_on: Deferred[None] = Deferred()
+    listen = listening.listen
+
+    async def slow(*args: Any) -> Any:
+        if not begun.called:
+            begun.callback(None)
+            await goes_on
+        return await listen(*args)
+
+    monkeypatch.setattr(listening, "listen", slow)
+    service = host.make("devconf", *["tcp:0:interface=127.0.0.1"] * 2)
+    ready = service.when_ready()
+    service.startService()
+    await begun
+    stopped = service.stopService()
+    goes_on.callback(None)
+    await stopped
+    with pytest.raises(StartupError, match="the service was stopped before it was ready"):
+        await ready
+    assert ports(service) == []
+    assert "ready" not in [event.get("log_format") for event in logged]
+
+
+async def test_a_second_stop_ends_when_the_first_does(host: Host) -> None:
+    service = host.make()
+    service.startService()
+    await service.when_ready()
+    first, second = service.stopService(), service.stopService()
+    await second
+    # It has let go of all that it had.
+    successor = host.make()
+    successor.startService()
+    await successor.when_ready()
+    await first
 
 
 async def test_a_service_starts_once(host: Host, logged_errors: LoggedErrors) -> None:

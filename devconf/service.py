@@ -110,6 +110,7 @@ class DevconfService(MultiService):
         self._pool: ThreadPool | None = None
         self._running = False
         self._ports: list[IListeningPort] = []
+        self._sites: list[BoundedSite] = []
         self._refused: Counter[str] = Counter()
         self._starting: Deferred[Any] = defer.succeed(None)
         self._ended = False
@@ -220,6 +221,7 @@ class DevconfService(MultiService):
             self._config.trusted_proxies,
             self._refused,
         )
+        self._sites.append(site)
         for description in descriptions:
             if not self._running:
                 return
@@ -299,7 +301,12 @@ class DevconfService(MultiService):
         await self._drain()
         reason = close_codes.retry_after("the server is stopping", RETRY_AFTER)
         self.sessions.end_all(close_codes.GOING_AWAY, reason)
-        await self._until(lambda: not len(self.sessions), STOP_WITHIN)
+        for site in self._sites:
+            site.finish()
+        await self._until(lambda: not len(self.sessions) and self._all_left(), STOP_WITHIN)
+        for site in self._sites:
+            site.cut()
+        await self._until(self._all_left, STOP_WITHIN)
         self.delivery.stop()
         self.hub.stop()
         self.machine.stop()
@@ -310,6 +317,9 @@ class DevconfService(MultiService):
         if self._pool is not None:
             self._pool.stop()
             self._pool = None
+
+    def _all_left(self) -> bool:
+        return not any(site.connections for site in self._sites)
 
     async def _drain(self) -> None:
         """Take no more requests, and let those that run get their answers."""

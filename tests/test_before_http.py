@@ -94,7 +94,7 @@ def nothing_is_logged(logged: list[LogEvent]) -> Iterator[None]:
 
 
 def nothing_is_left(world: World) -> bool:
-    return (world.site.connections, world.factory.protocols, world.clock.getDelayedCalls()) == (0, {}, [])
+    return (world.site.connections, world.factory.protocols, world.clock.getDelayedCalls()) == (set(), {}, [])
 
 
 # -- it ends

@@ -107,6 +107,31 @@ def test_one_that_closes_nothing_is_cut(world: World) -> None:
     assert world.clock.getDelayedCalls() == []
 
 
+def test_a_site_that_finishes_closes_what_is_idle_and_the_others_after_their_answers(world: World) -> None:
+    idle, half, asked, unread = (opened(world) for _ in range(4))
+    idle[0].dataReceived(GET)
+    half[0].dataReceived(GET[:10])
+    asked[0].dataReceived(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+    unread[1].reads = False
+    world.turn()
+    unread[0].dataReceived(GET_LARGE)
+    world.turn()
+    world.site.finish()
+    assert [wire.ended for _, wire in (idle, half, asked, unread)] == [True, True, False, True]
+    world.pages.waiting[0].finish()
+    assert asked[1].ended
+    for protocol, wire in (idle, half, asked):
+        assert not wire.aborted
+        world.end(protocol)
+    world.site.cut()
+    assert unread[1].aborted
+    world.end(unread[0])
+    world.turn()
+    assert world.site.connections == set()
+    assert world.clock.getDelayedCalls() == []
+    assert world.pages.asked == ["/small", "/wait", "/large"]
+
+
 def test_of_requests_that_come_together_each_turn_takes_one(world: World) -> None:
     protocol, wire = opened(world)
     protocol.dataReceived(GET * 4)

@@ -17,6 +17,7 @@ from devconf.store.writer import InlineRunner
 from devconf.testing import MemoryDevice, MemoryServer
 from tests.conftest import LoggedErrors
 from tests.delivering import stored
+from tests.running import Start, connections, raw
 
 SLOW = Config(device_timeout=3600)
 
@@ -246,3 +247,17 @@ def test_a_login_that_is_under_way_is_refused_when_the_store_is_closed(world: St
     failures: list[str] = []
     login.addErrback(lambda failure: failures.append(str(failure.value)))
     assert failures == ["the server has stopped, and nothing was done; ask it when it runs"]
+
+
+async def test_http_connections_end_with_the_service(start: Start) -> None:
+    server = await start()
+    idle, half = await raw(server), await raw(server)
+    idle.transport.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    half.transport.write(b"GET /healthz HTTP/1.1\r\n")
+    await server.until(lambda: b"ok\n" in idle.heard)
+    assert len(connections(server)) == 2
+    await server.stop()
+    assert connections(server) == []
+    await idle.ended
+    await half.ended
+    assert half.heard == b""

@@ -82,7 +82,6 @@ class Channel(HTTPChannel):
     callLater: Any
     stranger: str | None = None
     _begun = False
-    _counted = True
     _unread = 0
     _reading: IDelayedCall | None = None
     _turn: IDelayedCall | None = None
@@ -97,9 +96,7 @@ class Channel(HTTPChannel):
     def left(self) -> None:
         """Count it no longer: it is gone, or has become something else."""
         self.known()
-        if self._counted:
-            self._counted = False
-            self.site.connections -= 1
+        self.site.connections.discard(self)
         for timer in (self._reading, self._turn, self._ending):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -186,6 +183,12 @@ class Channel(HTTPChannel):
         """See ``ITransport``; what was written is read in time, or never."""
         self._end(READ_WITHIN + self._unread / BYTES_A_SECOND)
 
+    def finish(self) -> None:
+        """End it: after the answer to what has been asked, or else now."""
+        self.persistent = False
+        if not self._handlingRequest:
+            self._end(CLOSE_WITHIN)
+
     def timeoutConnection(self) -> None:
         """See ``TimeoutMixin``; without a line in the log, which whoever tries this could fill."""
         self._end(CLOSE_WITHIN)
@@ -237,7 +240,7 @@ class BoundedSite(Site):
         self.body_max = body_max
         self.displayTracebacks = False
         self.noisy = False
-        self.connections = 0
+        self.connections: set[Channel] = set()
         self._strangers_max = strangers_max
         self._proxies = proxies
         self._refused = refused
@@ -262,7 +265,7 @@ class BoundedSite(Site):
         """See ``IProtocolFactory``."""
         host: str | None = getattr(addr, "host", None)
         stranger = None if host is None or is_among(host, self._proxies) else neighbourhood(host)
-        bound = "in all" if self.connections >= CONNECTIONS else ""
+        bound = "in all" if len(self.connections) >= CONNECTIONS else ""
         if stranger and self._strangers[stranger] >= self._strangers_max:
             bound = "of one address before login"
         if bound:
@@ -270,7 +273,7 @@ class BoundedSite(Site):
             # Not None: TLS and PROXY would wrap that, fail with it, and leave the connection open for ever.
             return Refused()
         channel: Any = super().buildProtocol(addr)
-        self.connections += 1
+        self.connections.add(channel)
         if stranger is not None:
             channel.stranger = stranger
             self._strangers[stranger] += 1
@@ -279,6 +282,16 @@ class BoundedSite(Site):
     def acceptableProtocols(self) -> list[bytes]:
         """See ``IProtocolNegotiationFactory``: no HTTP/2, which our connections do not speak."""
         return [b"http/1.1"]
+
+    def finish(self) -> None:
+        """End all connections, each after the answer to what has been asked on it."""
+        for channel in list(self.connections):
+            channel.finish()
+
+    def cut(self) -> None:
+        """Cut the connections that are left."""
+        for channel in list(self.connections):
+            channel.transport.abortConnection()
 
     def forget(self, address: str) -> None:
         """Note that one of the connections from ``address`` is counted no longer."""

@@ -6,9 +6,12 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -45,9 +48,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         raise SystemExit(str(error)) from None
     # Timers must not follow the wall clock, which may be set back and forth.
     reactor.seconds = time.monotonic
+    reactor.stop = _unless_stopping(reactor.stop)
     service = DevconfService(reactor, settings, now=time.time)
     service.when_failed().addErrback(_give_up, reactor)
     return service
+
+
+def _unless_stopping(stop: Callable[[], None]) -> Callable[[], None]:
+    """Return a reactor's ``stop`` that does nothing where it stops already: signals come twice, and failures late."""
+
+    def stop_once() -> None:
+        with suppress(ReactorNotRunning):
+            stop()
+
+    return stop_once
 
 
 def _give_up(failure: Failure, reactor: Any) -> None:

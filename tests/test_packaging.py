@@ -277,3 +277,90 @@ def test_a_configuration_need_not_be_named(tmp_path: Path) -> None:
         text = failure(BIN / "twistd", "--nodaemon", "--pidfile=", "devconf", cwd=tmp_path)
     assert text == "cannot listen on tcp:8080:interface=127.0.0.1: [Errno 98] Address already in use; see `listen`"
     assert (tmp_path / "devconf.sqlite").exists()
+
+
+# -- being told to end while it ends
+
+HELD = """
+import gc, os, signal, sqlite3, time
+from pathlib import Path
+from twisted.application.service import Application
+from twisted.internet import reactor
+from devconf import tap
+from devconf.commands import content
+
+service = tap.makeService({"config": "devconf.toml"})
+application = Application("devconf")
+service.setServiceParent(application)
+
+
+def held(*_):
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    return b"x"
+
+
+def broken(_connection):
+    raise sqlite3.OperationalError("disk I/O error")
+
+
+def fail():
+    service.store.run(broken).addErrback(lambda _: None)
+
+
+reactor.addSystemEventTrigger("after", "shutdown", gc.collect)  # which says what was not handled
+content.check = held
+request = "post store_confs", {"name": "c", "file_ext": "bin", "file_b64": "AAAA"}
+service.when_ready().addCallbacks(lambda _: service.request(*request), lambda _: None)
+"""
+
+
+def ends(folder: Path, more: str, signals: int) -> tuple[int, str]:
+    """The status and the output of a server that is sent ``signals`` while a request holds up its end."""
+    configured(folder)
+    (folder / "held.tac").write_text(HELD + more, encoding="utf-8")
+    command = [str(BIN / "twistd"), "--nodaemon", "--pidfile=", "-y"]
+    output = ""
+    with serving(command, folder / "held.tac") as server:
+        server.send_signal(signal.SIGTERM)
+        for line in server.stdout:
+            output += line
+            if "Received SIGTERM" in line:
+                signals -= 1
+                if signals:
+                    server.send_signal(signal.SIGTERM)
+                else:
+                    (folder / "go on").touch()
+        server.wait(PATIENCE)
+    return server.returncode, output
+
+
+def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
+    status, output = ends(tmp_path, "", 2)
+    assert status == -signal.SIGTERM
+    assert output.count("Received SIGTERM") == 2
+    assert "Main loop terminated." in output
+    assert "Traceback" not in output
+    assert "#critical]" not in output
+
+
+def test_a_disk_that_fails_while_it_stops_is_one_line(tmp_path: Path) -> None:
+    status, output = ends(tmp_path, 'reactor.addSystemEventTrigger("before", "shutdown", fail)\n', 1)
+    assert status == -signal.SIGTERM
+    assert "Traceback" not in output
+    assert "Unhandled" not in output
+    (told,) = re.findall(r"^\S+ \[\S+#critical\] (.*)$", output, re.MULTILINE)
+    assert told.startswith(f"devconf cannot go on: the database {tmp_path / 'devconf.sqlite'} failed (disk I/O error);")
+
+
+def test_a_signal_while_it_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "devconf.sqlite").write_bytes(b"Dear Sir or Madam, " * 500)
+    config = configured(tmp_path)
+    at_once = "reactor.callWhenRunning(os.kill, os.getpid(), signal.SIGTERM)\n"
+    (tmp_path / "held.tac").write_text(HELD + at_once, encoding="utf-8")
+    done = run(BIN / "twistd", "--nodaemon", "--pidfile=", "-y", "held.tac", cwd=config.parent)
+    assert done.returncode == -signal.SIGTERM
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Unhandled" not in done.stdout
+    (line,) = re.findall(r"^\S+ \[devconf\.tap#critical\] (.*)$", done.stdout, re.MULTILINE)
+    assert line.startswith(f"{tmp_path / 'devconf.sqlite'}: file is not a database;")

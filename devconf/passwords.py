@@ -9,11 +9,10 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 from zope.interface import Interface, implementer
 
 from devconf.errors import CommandFailed, Ecode
+from devconf.threads import Threads
 
 #: OWASP's least for argon2id: 19 MiB, two passes. More would make logging in a way to fill memory.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -52,6 +51,9 @@ class IPasswords(Interface):
         To cancel it ends the waiting, and not the work.
         """
 
+    def stop() -> Deferred[None]:
+        """Take no more, and fire when what waits is done."""
+
 
 @implementer(IPasswords)
 @define
@@ -59,8 +61,11 @@ class ThreadedPasswords:
     """Hashes in at most two threads, which are started when first needed."""
 
     _reactor: IReactorFromThreads
-    _pool: ThreadPool | None = field(default=None, init=False)
+    _threads: Threads = field(init=False)
     _waiting: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._threads = Threads(self._reactor, "devconf passwords", THREADS)
 
     def hash(self, password: str) -> Deferred[str]:
         """See :class:`IPasswords`."""
@@ -73,13 +78,10 @@ class ThreadedPasswords:
     def _run(self, function: Any, *args: str) -> Deferred[Any]:
         if self._waiting >= WAITING:
             return fail(CommandFailed(Ecode.TOO_MANY, "too many are logging in; try again later"))
-        if self._pool is None:
-            self._pool = ThreadPool(0, THREADS, "devconf passwords")
-            self._pool.start()
         self._waiting += 1
         # Who goes away cancels this one. The work stays in the line, and counts until a thread has done it.
         outcome: Deferred[Any] = Deferred()
-        done = deferToThreadPool(self._reactor, self._pool, function, *args).addBoth(self._done)
+        done = self._threads.run(function, *args).addBoth(self._done)
         done.addCallbacks(outcome.callback, outcome.errback)
         return outcome
 
@@ -87,11 +89,9 @@ class ThreadedPasswords:
         self._waiting -= 1
         return result
 
-    def stop(self) -> None:
-        """End the threads; who still waits is waited for."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
+    def stop(self) -> Deferred[None]:
+        """See :class:`IPasswords`."""
+        return self._threads.stop()
 
 
 @implementer(IPasswords)
@@ -105,3 +105,7 @@ class PlainPasswords:
     def verify(self, stored: str, password: str) -> Deferred[bool]:
         """See :class:`IPasswords`."""
         return succeed(stored == f"plain {password}")
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`IPasswords`."""
+        return succeed(None)

@@ -14,10 +14,8 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import IResource, Resource
 
 from devconf import sessions as close_codes
@@ -49,6 +47,7 @@ from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
 from devconf.store import Store, backup, complain, journal, keys
 from devconf.store.writer import ThreadRunner
+from devconf.threads import Threads
 from devconf.web import listening
 from devconf.web.channel import BoundedSite
 from devconf.web.metrics import MetricsResource, Parts
@@ -77,7 +76,8 @@ class Seams:
     :ivar now: the wall clock; stamps and expiries.
     :ivar runner: an ``IRunner``: how the store runs its functions.
     :ivar passwords: an ``IPasswords``.
-    :ivar in_thread: runs a function that takes long.
+    :ivar in_thread: runs a function that takes long; what was asked for first is done first.
+    :ivar copying: the same for backups, which may take so long that nothing else may wait for them.
     """
 
     clock: IReactorTime
@@ -86,6 +86,7 @@ class Seams:
     runner: Any
     passwords: Any
     in_thread: InThread
+    copying: InThread
 
 
 class DevconfService(MultiService):
@@ -107,7 +108,7 @@ class DevconfService(MultiService):
         super().__init__()
         self._reactor = reactor
         self._config = config
-        self._pool: ThreadPool | None = None
+        self._threads: list[Threads] = []
         self._running = False
         self._ports: list[IListeningPort] = []
         self._sites: list[BoundedSite] = []
@@ -120,7 +121,11 @@ class DevconfService(MultiService):
         self._await_failure: list[Deferred[Any]] = []
         self._pruning = LoopingCall(self._prune)
         if seams is None:
-            seams = Seams(reactor, now, Random(), ThreadRunner(reactor), ThreadedPasswords(reactor), self._in_thread)
+            # One thread each: of two files for the same storage configuration, the one that came last must win.
+            self._threads = [Threads(reactor, "devconf files", 1), Threads(reactor, "devconf backups", 1)]
+            in_thread, copying = (threads.run for threads in self._threads)
+            passwords = ThreadedPasswords(reactor)
+            seams = Seams(reactor, now, Random(), ThreadRunner(reactor), passwords, in_thread, copying)
         self._seams = seams
         self._pruning.clock = seams.clock
         self._wire(config, seams)
@@ -160,7 +165,7 @@ class DevconfService(MultiService):
             self.registry,
             lambda: self._running,
             limits.operator_message_max,
-            lambda: seams.in_thread(backup.copy, config.database),
+            lambda: seams.copying(backup.copy, config.database),
         )
         app = make_app([ways_in, mirror, Descriptions(self.registry)])
         self.resource = Root(app, upgrade, lambda: self._running)
@@ -310,13 +315,8 @@ class DevconfService(MultiService):
         self.delivery.stop()
         self.hub.stop()
         self.machine.stop()
+        await defer.gatherResults([each.stop() for each in (self._seams.passwords, *self._threads)])
         await self.store.close()
-        stop_passwords = getattr(self._seams.passwords, "stop", None)
-        if stop_passwords is not None:
-            stop_passwords()
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
 
     def _all_left(self) -> bool:
         return not any(site.connections for site in self._sites)
@@ -376,13 +376,6 @@ class DevconfService(MultiService):
             raise CommandFailed(Ecode.STOPPING, "the server is stopping; try again later")
         if len(self.sessions) >= self._config.limits.connections:
             raise CommandFailed(Ecode.STOPPING, "the server has as many connections as it takes; try again later")
-
-    def _in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
-        if self._pool is None:
-            # One thread: of two files for the same storage configuration, the one that came last must win.
-            self._pool = ThreadPool(0, 1, "devconf files")
-            self._pool.start()
-        return deferToThreadPool(self._reactor, self._pool, function, *args)
 
     def _prune(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._remove_old()).addErrback(

@@ -70,7 +70,9 @@ class OverSockets:
             device_timeout=device_timeout,
             limits=LIMITS,
         )
-        seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), maybeDeferred)
+        seams = Seams(
+            reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), maybeDeferred, maybeDeferred
+        )
         self.service = DevconfService(reactor, config, seams)
 
     async def start(self) -> None:

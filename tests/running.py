@@ -47,7 +47,9 @@ class Running:
         opening.close(connection)
         listen = (f"{scheme}:0:interface=127.0.0.1",) if scheme == "tcp" else (scheme,)
         config = Config(listen=listen, database=f"sqlite:///{path}", **settings)
-        seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread)
+        seams = Seams(
+            reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread, deferToThread
+        )
         self.service = DevconfService(reactor, config, seams)
         self.http = HTTPClient(Agent(reactor))
         self.stopped = False

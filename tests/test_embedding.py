@@ -25,7 +25,9 @@ from devconf.client import CannotConnect, Client, connect
 from devconf.config import Config
 from devconf.errors import StartupError, StoreFailed
 from devconf.service import DevconfService
+from devconf.store import backup
 from devconf.testing import MemoryServer
+from devconf.ways_in import Server
 from devconf.web import listening
 from tests.conftest import LoggedErrors
 
@@ -206,6 +208,54 @@ async def test_a_service_starts_once(host: Host, logged_errors: LoggedErrors) ->
         await service.when_ready()
     assert (await service.request("get tasks"))["ecode"] == 1005030002
     assert logged_errors.flush() == []
+
+
+# -- backups
+
+
+class Copying:
+    """Backups that take long: each waits for ``go_on``.
+
+    :ivar begun: fires when the first of them has begun.
+    """
+
+    def __init__(self, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._reactor = reactor
+        self._copy = backup.copy
+        self.begun: Deferred[None] = Deferred()
+        self.go_on = threading.Event()
+        self.waited: list[bool] = []
+        monkeypatch.setattr(backup, "copy", self.copy)
+
+    def copy(self, *args: Any) -> Path:
+        self._reactor.callFromThread(self.begun.callback, None)
+        self.waited.append(self.go_on.wait(20))
+        return self._copy(*args)
+
+
+async def ask_for_a_backup(host: Host, service: DevconfService) -> tuple[int, bytes]:
+    """The status and the body of the answer."""
+    login = {"user_type": "user", "user_name": "alice", "password": "secret"}
+    atoken = (await Server(host.reactor, url(service)).log_in(login)).atoken
+    agent = HTTPClient(Agent(host.reactor))
+    response = await agent.get(f"{url(service)}/webapi/v1/backup", headers={"authorization": atoken})
+    return response.code, bytes(await response.content())
+
+
+async def test_no_command_waits_for_a_backup(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    copying = Copying(host.reactor, monkeypatch)
+    service = host.make()
+    service.startService()
+    await service.when_ready()
+    await (await log_in(host, service)).close()
+    answer = Deferred.fromCoroutine(ask_for_a_backup(host, service))
+    await copying.begun
+    conf = {"name": "disks", "file_ext": "bin", "file_b64": "AAAA"}
+    assert (await service.request("post store_confs", conf))["ecode"] == 0
+    assert copying.waited == []
+    copying.go_on.set()
+    status, content = await answer
+    assert (status, content[:15]) == (200, b"SQLite format 3")
 
 
 # -- several in one process

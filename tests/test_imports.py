@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "devconf"
 
 #: Lowest first. A module may import from its own floor and from those below it.
 FLOORS = (
-    {"errors", "model", "wire", "config", "clock", "failpoints"},
+    {"errors", "model", "wire", "config", "clock", "failpoints", "threads"},
     {"events"},
     {"store"},
     {"auth", "passwords", "sessions"},

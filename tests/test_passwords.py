@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -28,9 +29,9 @@ class Slow:
     def verify(self) -> Deferred[bool]:
         return self._threaded.verify("stored", "password")
 
-    def end(self) -> None:
+    def end(self) -> Deferred[None]:
         self.gate.set()
-        self._threaded.stop()
+        return self._threaded.stop()
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def slow(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     slow = Slow(reactor)
     monkeypatch.setattr(passwords, "verify_password", slow.compare)
     yield slow
-    slow.end()
+    pytest_twisted.blockon(slow.end())
 
 
 def told(waiting: Deferred[Any]) -> list[str]:

@@ -96,6 +96,7 @@ class MemoryServer:
             self.runner,
             PlainPasswords(),
             maybeDeferred,
+            maybeDeferred,
         )
         config = evolve(self._config, database=f"sqlite:///{self.path}", listen=(), metrics=())
         return DevconfService(self.clock, config, seams)

@@ -55,7 +55,9 @@ class Host:
         with connection.begin():
             accounts.insert_user(connection, 0.0, "u1", USER, Role.ADMIN, f"plain {PASSWORD}")
         opening.close(connection)
-        seams = Seams(reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread)
+        seams = Seams(
+            reactor, time.time, Random(), ThreadRunner(reactor), PlainPasswords(), deferToThread, deferToThread
+        )
         self.service = DevconfService(reactor, Config(listen=(), database=f"sqlite:///{path}"), seams)
         self._root = Resource()
         self._root.putChild(b"devconf", self.service.resource)

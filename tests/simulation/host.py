@@ -149,7 +149,7 @@ class Host:
         self.clock = ServerClock(self._timeline)
         self.thread = SimulatedThread(self._timeline, self.clock, self.path, lambda: self.slow(), self._seen)
         wall = lambda: NOON + self._timeline.now + self.skew  # noqa: E731
-        seams = Seams(self.clock, wall, self._ids, self.thread, PlainPasswords(), maybeDeferred)
+        seams = Seams(self.clock, wall, self._ids, self.thread, PlainPasswords(), maybeDeferred, maybeDeferred)
         self.service = DevconfService(self.clock, self._config, seams)
         self.service.startService()
 

@@ -165,7 +165,7 @@ class DevconfService(MultiService):
             self.registry,
             lambda: self._running,
             limits.operator_message_max,
-            lambda: seams.copying(backup.copy, config.database),
+            lambda: seams.copying(backup.copy, config.database, lambda: self._ended),
         )
         app = make_app([ways_in, mirror, Descriptions(self.registry)])
         self.resource = Root(app, upgrade, lambda: self._running)

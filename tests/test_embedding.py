@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
 
 from devconf.client import CannotConnect, Client, connect
 from devconf.config import Config
@@ -238,7 +240,7 @@ async def ask_for_a_backup(host: Host, service: DevconfService) -> tuple[int, by
     login = {"user_type": "user", "user_name": "alice", "password": "secret"}
     atoken = (await Server(host.reactor, url(service)).log_in(login)).atoken
     agent = HTTPClient(Agent(host.reactor))
-    response = await agent.get(f"{url(service)}/webapi/v1/backup", headers={"authorization": atoken})
+    response = await agent.get(f"{url(service)}/webapi/v1/backup", headers=Headers({"authorization": [atoken]}))
     return response.code, bytes(await response.content())
 
 
@@ -256,6 +258,29 @@ async def test_no_command_waits_for_a_backup(host: Host, monkeypatch: pytest.Mon
     copying.go_on.set()
     status, content = await answer
     assert (status, content[:15]) == (200, b"SQLite format 3")
+
+
+async def test_a_stop_gives_up_a_backup_and_does_not_hold_up_the_host(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying = Copying(host.reactor, monkeypatch)
+    service = host.make()
+    service.startService()
+    await service.when_ready()
+    await (await log_in(host, service)).close()
+    answer = Deferred.fromCoroutine(ask_for_a_backup(host, service))
+    await copying.begun
+    stopped = service.stopService()
+    # As long as the copy takes the reactor goes on.
+    host.reactor.callLater(0.2, copying.go_on.set)
+    await stopped
+    assert copying.waited == [True]
+    status, content = await answer
+    assert (status, json.loads(content)) == (
+        503,
+        {"ecode": 1005030002, "enote": "the server is stopping; ask for a backup when it runs again"},
+    )
+    assert [path.name for path in host.folder.glob("*backup*")] == []
 
 
 # -- several in one process

@@ -209,10 +209,10 @@ async def test_a_backup_that_nobody_waits_for_is_removed(
     server = await start()
     begun, go_on, made = Event(), Event(), Event()
 
-    def slow(url: str, copy: Any = backup.copy) -> Any:
+    def slow(*args: Any, copy: Any = backup.copy) -> Any:
         begun.set()
         go_on.wait(20)
-        path = copy(url)
+        path = copy(*args)
         made.set()
         return path
 

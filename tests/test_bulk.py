@@ -227,6 +227,36 @@ def test_the_whole_fleet_comes_back(server: MemoryServer, fleet: MakeFleet) -> N
     assert server.service.delivery._lanes == {}
 
 
+def test_nobody_passes_the_head_of_the_line(server: MemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds no room is the next, however many became due after it that would fit."""
+    content = SIZE * 4 // 3 + 100
+    monkeypatch.setattr(bulk, "ROOM", content + 4 * (HANDED + 400))
+    boxes, late = Fleet(server, 6), [server.enrol(f"late-{number}") for number in range(20)]
+    boxes.connect(*late)
+    task_id = pic_task(server, *late)
+    response = server.call("put tasks", {"task_id": task_id, "store_conf_unid": boxes.unid})
+    for device in late:
+        device.obey()
+        device.lose()
+    assert server.result(response)["ecode"] == 0
+    other = server.enrol("other")
+    boxes.connect(other)
+    task_id = pic_task(server, other)
+    unid = server.ask("post store_confs", _conf(b"old"))["unid"]
+    response = server.call("put tasks", {"task_id": task_id, "store_conf_unid": unid})
+    other.obey()
+    assert server.result(response)["ecode"] == 0
+    boxes.replace()  # two of the six wait
+    server.call("put store_confs", {**_conf(b"m" * 2 * SIZE), "unid": unid})  # and this behind them
+    boxes.connect(*late)  # who have something in common with those that are on their way
+    read = []
+    while boxes.unread:
+        read.append(boxes.unread[0].dev_refid)
+        boxes.read()
+    assert read[:7] == [f"box-{number}" for number in range(6)] + ["other"]
+    assert len(read) == 27
+
+
 # -- what is counted
 
 

@@ -44,7 +44,7 @@ class Bulk:
     _clock: IReactorTime
     _freed: Callable[[], None]
     _line: dict[OrderKey, None] = field(factory=dict, init=False)
-    _called: set[OrderKey] = field(factory=set, init=False)
+    _called: set[OrderKey] = field(factory=set, init=False)  # until one of them does not fit
     _full: bool = field(default=False, init=False)
     _held: dict[Link, _Held] = field(factory=dict, init=False)
     _shared: Counter[int] = field(factory=Counter, init=False)  # by the id of what is held, so that it is not another's
@@ -91,6 +91,9 @@ class Bulk:
         # Alone it has to fit, whatever its size.
         fits = not self._held or self._bytes + more <= ROOM
         self._full = not fits
+        if not fits:
+            # Nobody behind it goes first: it might never fit.
+            self._called.clear()
         return fits
 
     def sent(self, link: Link, parts: Sequence[bytes]) -> None:

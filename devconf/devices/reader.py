@@ -141,8 +141,9 @@ class Reader:
             if lane is not None and lane.scan == after:
                 lane.scan = position
         waiting = set()
-        # Those whose turn it is first: another must not take the room that they were called for.
-        for order in sorted(due.orders, key=lambda order: order.key not in called):
+        # In the order in which they became due, those whose turn it is first: nobody else takes their room.
+        places = {key: place for place, key in enumerate(keys)}
+        for order in sorted(due.orders, key=lambda order: places.get(order.key, len(places))):
             lane = self._lanes.get(order.key.dev_unid)
             if lane is None or self._stopped:
                 continue

@@ -14,10 +14,12 @@ from zope.interface import implementer
 
 from devconf.devices import bulk
 from devconf.devices.bulk import HANDED, LARGE, WITHIN, Bulk
+from devconf.devices.lane import LINED
 from devconf.devices.link import IDeviceTransport
+from devconf.devices.pace import PAUSE
 from devconf.model import Identity, OrderKey, Role
 from devconf.testing import MemoryDevice, MemoryServer
-from tests.delivering import configure, online, pic_task
+from tests.delivering import OLD, WAIT, configure, online, pic_task, states
 
 SIZE = 2 * LARGE
 #: Messages for which there is room at a time.
@@ -152,6 +154,75 @@ def test_others_go_on_meanwhile(server: MemoryServer, fleet: MakeFleet) -> None:
     waits.obey()
     assert server.result(call)["ecode"] == 0
     assert len(boxes.unread) == AT_ONCE
+
+
+def post_small(server: MemoryServer, device: MemoryDevice) -> Deferred[dict[str, Any]]:
+    small = {"name": "small", "task_type": "pic", "algo_comb": OLD, "dev_unids": [device.dev_unid]}
+    return server.call("post tasks", small)
+
+
+def test_a_small_one_passes_the_large_one_of_a_device_that_gets_one_at_a_time(
+    server: MemoryServer, fleet: MakeFleet
+) -> None:
+    boxes = fleet(4)
+    for device in boxes.devices:
+        assert device.link is not None
+        device.link.echoes = False
+    boxes.replace()
+    [waits] = [device for device in boxes.devices if device not in boxes.unread]
+    small = post_small(server, waits)
+    waits.obey()
+    assert states(server.result(small)) == [("confirmed", 0)]
+    boxes.read()
+    assert waits in boxes.unread
+
+
+def with_confs(server: MemoryServer, device: MemoryDevice, count: int) -> list[str]:
+    """Give a device tasks, each with a storage configuration of its own; return the ids of these."""
+    unids = []
+    for _ in range(count):
+        unids.append(server.ask("post store_confs", _conf(b"old"))["unid"])
+        response = server.call("put tasks", {"task_id": pic_task(server, device), "store_conf_unid": unids[-1]})
+        device.obey()
+        assert server.result(response)["ecode"] == 0
+    return unids
+
+
+def test_a_small_one_passes_as_many_large_ones_as_a_device_may_be_sent(server: MemoryServer, fleet: MakeFleet) -> None:
+    boxes, waits = fleet(3), online(server, "waits")
+    unids = with_confs(server, waits, 9)
+    boxes.replace()
+    for unid in unids:
+        server.call("put store_confs", {**_conf(b"m" * SIZE), "unid": unid})
+    assert (waits.inbox, server.service.delivery.bulk.waiting) == ([], 9)
+    small = post_small(server, waits)
+    waits.obey()
+    assert states(server.result(small)) == [("confirmed", 0)]
+
+
+def test_who_catches_up_is_read_no_more_than_may_wait_and_is_not_called_silent(
+    server: MemoryServer, fleet: MakeFleet
+) -> None:
+    boxes, waits = fleet(3), online(server, "waits")
+    unids = with_confs(server, waits, 12)
+    last = max(pic_task(server, waits) for _ in range(30))  # behind the others, or most of them
+    waits.lose()
+    for unid in unids:
+        server.call("put store_confs", {**_conf(b"m" * SIZE), "unid": unid})
+    server.advance(20)
+    boxes.replace()
+    waits.connect()
+    assert (waits.inbox, server.service.delivery.bulk.waiting) == ([], LINED)
+    server.advance(PAUSE)
+    response = server.call("put tasks", {"task_id": last, "name": "new"})
+    waits.lose()
+    waits.connect()
+    server.advance(WAIT)
+    assert (waits.inbox, response.called) == ([], False)
+    for _ in range(3):
+        boxes.read()
+    waits.obey()
+    assert states(server.result(response)) == [("confirmed", 0)]
 
 
 def test_who_does_not_read_holds_others_up_for_a_while_only(server: MemoryServer, fleet: MakeFleet) -> None:

@@ -16,6 +16,8 @@ from devconf.store.outbox import Order
 
 #: Seconds until it is looked again whether a device's time runs.
 LOOK_AGAIN = 5.0
+#: Large messages of a device that wait for their turn; while there are so many, it is not read what else is due.
+LINED = 8
 
 
 class Phase(Enum):
@@ -150,8 +152,8 @@ class Lane:
         return slot
 
     def room(self) -> int:
-        """Return how many messages may be made now; those that wait for their turn are as good as made."""
-        return 0 if self.link is None or self.alone else self.link.room() - len(self.lined)
+        """Return how many messages may be sent now; those that wait for their turn take no room before it comes."""
+        return 0 if self.link is None or self.alone else self.link.room()
 
     @property
     def alone(self) -> bool:
@@ -165,9 +167,15 @@ class Lane:
             not self.queue and self.scan is None and not any(slot.phase is Phase.SENT for slot in self.slots.values())
         )
 
+    @property
+    def crowded(self) -> bool:
+        """So many large messages wait for their turn that no more of what is due is looked for."""
+        return len(self.lined) >= LINED
+
     def wants(self) -> bool:
         """Tell whether there is something to read, and room for it."""
-        due = self.queue or self.scan is not None or (self.suspects and self.quiet and not self.lined)
+        more = self.scan is not None and not self.crowded
+        due = self.queue or more or (self.suspects and self.quiet and not self.lined)
         return bool(due and self.room() > 0)
 
     def take(self, most: int) -> list[OrderKey]:
@@ -257,5 +265,7 @@ class Lane:
         """Tell whether the device's time for ``slot`` runs; not while the server has still to do something for it."""
         if slot.phase is Phase.SENT:
             return True
-        # It has answered, or waits for its turn, or for being read.
-        return slot.phase is not Phase.WRITING and slot.key not in self.lined and not (self.reading or self.wants())
+        # It has answered, or waits for its turn, or for being read, maybe behind what waits for its turn.
+        if slot.phase is Phase.WRITING or slot.key in self.lined or (self.scan is not None and self.crowded):
+            return False
+        return not (self.reading or self.wants())

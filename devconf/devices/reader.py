@@ -85,7 +85,7 @@ class Reader:
             room = lane.room()
             mine = lane.take(room)
             keys += mine
-            if lane.scan is not None and len(mine) < room:
+            if lane.scan is not None and not lane.crowded and len(mine) < room:
                 scans.append((lane.scan, room - len(mine)))
         if served or called:
             self._reading = True

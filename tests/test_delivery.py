@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from devconf import wire
 from devconf.devices.pace import PAUSE
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
+from tests.conftest import LoggedErrors
 from tests.delivering import NEW, OLD, WAIT, algos, configure, online, pic_task, states, stored
 
 # -- in step, behind, sent ----------------------------------------------------------------------------------------
@@ -312,3 +314,32 @@ def test_a_second_answer_changes_nothing(server: MemoryServer) -> None:
     device.answer(message, 7, "on second thoughts")
     assert server.result(response)["ecode"] == 0
     assert stored(server, task_id)["state"] == "confirmed"
+
+
+def test_an_order_that_cannot_be_made_holds_up_no_other(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    encode = wire.encode_parts
+
+    def picky(req_id: str, command: str, params: dict[str, Any]) -> list[bytes]:
+        if params.get("name") == "bad":
+            raise ValueError("nothing can be made of this")
+        return encode(req_id, command, params)
+
+    monkeypatch.setattr(wire, "encode_parts", picky)
+    first, second = online(server, "first"), online(server, "second")
+    tasks = [pic_task(server, device) for device in (first, first, second)]
+    server.eager = False
+    responses = [
+        server.call("put tasks", {"task_id": task_id, "name": name})
+        for task_id, name in zip(tasks, ("bad", "good", "good"), strict=True)
+    ]
+    server.finish()
+    server.eager = True
+    first.obey()
+    second.obey()
+    assert [states(server.result(response)) for response in responses[1:]] == [[("confirmed", 0)]] * 2
+    assert len(logged_errors.expect(ValueError)) == 1
+    server.advance(WAIT)
+    assert states(server.result(responses[0])) == [("pending", 1005040001)]
+    logged_errors.expect(ValueError)  # now that nobody waits for it, it was tried again

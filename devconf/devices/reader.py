@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from attrs import define, field
@@ -89,9 +89,8 @@ class Reader:
                 scans.append((lane.scan, room - len(mine)))
         if served or called:
             self._reading = True
-            self._store.run(outbox.read, keys, scans, list(self.contents)).addCallbacks(
-                self._due, self._cannot_read, callbackArgs=(served, called, keys, scans), errbackArgs=(served, keys)
-            )
+            due = self._store.run(outbox.read, keys, scans, list(self.contents))
+            due.addCallback(self._due, served, called, keys, scans).addErrback(self._cannot_read, served, keys)
 
     def _called(self) -> list[OrderKey]:
         """Return the large orders whose turn has come, and that can be sent."""
@@ -140,19 +139,9 @@ class Reader:
             # One that connected anew meanwhile begins at the beginning.
             if lane is not None and lane.scan == after:
                 lane.scan = position
-        waiting = set()
         # In the order in which they became due, those whose turn it is first: nobody else takes their room.
         places = {key: place for place, key in enumerate(keys)}
-        for order in sorted(due.orders, key=lambda order: places.get(order.key, len(places))):
-            lane = self._lanes.get(order.key.dev_unid)
-            if lane is None or self._stopped:
-                continue
-            if self._send(lane, order):
-                self._leave(order.key)
-            else:
-                self.bulk.wait(order.key)
-                lane.lined.add(order.key)
-                waiting.add(order.key)
+        waiting = self._send_all(sorted(due.orders, key=lambda order: places.get(order.key, len(places))))
         for key in called:
             if key not in waiting:
                 self._leave(key)
@@ -163,6 +152,30 @@ class Reader:
             lane.reading = False
             self.feed(lane)
             self._served(lane)
+
+    def _send_all(self, orders: Iterable[Order]) -> set[OrderKey]:
+        """Send what can be sent, and return what waits for its turn."""
+        waiting = set()
+        failures = []
+        for order in orders:
+            lane = self._lanes.get(order.key.dev_unid)
+            if lane is None or self._stopped:
+                continue
+            try:
+                handed = self._send(lane, order)
+            except Exception:
+                # It is looked at again when it changes, or its device connects anew; the others go on.
+                failures.append(Failure())
+                handed = True
+            if handed:
+                self._leave(order.key)
+            else:
+                self.bulk.wait(order.key)
+                lane.lined.add(order.key)
+                waiting.add(order.key)
+        if failures:
+            self._log.failure("{count} orders could not be sent; the first:", failures[0], count=len(failures))
+        return waiting
 
     def _nothing_due(self, keys: Collection[OrderKey]) -> None:
         for key in keys:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -10,105 +9,23 @@ import pytest
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from zope.interface import implementer
 
 from devconf.devices import bulk
 from devconf.devices.bulk import HANDED, LARGE, WITHIN, Bulk
 from devconf.devices.lane import LINED
-from devconf.devices.link import IDeviceTransport
 from devconf.devices.pace import PAUSE
-from devconf.model import Identity, OrderKey, Role
+from devconf.model import OrderKey
 from devconf.testing import MemoryDevice, MemoryServer
 from tests.delivering import OLD, WAIT, configure, online, pic_task, states
-
-SIZE = 2 * LARGE
-#: Messages for which there is room at a time.
-AT_ONCE = 3
-
-
-@implementer(IDeviceTransport)
-@define(eq=False)
-class Slow:
-    """The socket of a device that takes a large message when it is told to.
-
-    :ivar unread: devices that have been sent one and have not read it, the first one first.
-    """
-
-    device: MemoryDevice
-    unread: list[MemoryDevice]
-    writable: bool = True
-    ended_here: bool = False
-
-    def send(self, *parts: bytes) -> None:
-        self.device.send(*parts)
-        if sum(map(len, parts)) > LARGE:
-            self.writable = False
-            self.unread.append(self.device)
-
-    def close(self, code: int, reason: str) -> None:
-        self.device.close(code, reason)
-
-
-@pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is room for three messages that have the same content."""
-    content = SIZE * 4 // 3 + 100
-    monkeypatch.setattr(bulk, "ROOM", content + AT_ONCE * (HANDED + 400))
-
-
-class Fleet:
-    """Devices that have a task with a storage configuration."""
-
-    def __init__(self, server: MemoryServer, count: int) -> None:
-        self.server = server
-        self.unread: list[MemoryDevice] = []
-        self.devices = [server.enrol(f"box-{number}") for number in range(count)]
-        self.connect(*self.devices)
-        self.task_id = pic_task(server, *self.devices)
-        self.unid = server.ask("post store_confs", _conf(b"old"))["unid"]
-        response = server.call("put tasks", {"task_id": self.task_id, "store_conf_unid": self.unid})
-        for device in self.devices:
-            device.obey()
-        assert server.result(response)["ecode"] == 0
-
-    def connect(self, *devices: MemoryDevice) -> None:
-        for device in devices:
-            identity = Identity(device.dev_unid, device.dev_refid, Role.DEVICE)
-            device.link = self.server.service.hub.opened(identity, "127.0.0.1", Slow(device, self.unread))
-        self.server.run()
-
-    def lose(self, device: MemoryDevice) -> None:
-        if device in self.unread:
-            self.unread.remove(device)
-        device.lose()
-
-    def replace(self, letter: bytes = b"n") -> Deferred[dict[str, Any]]:
-        response = self.server.call("put store_confs", {**_conf(letter * SIZE), "unid": self.unid})
-        self.server.run()
-        return response
-
-    def read(self, number: int = 0) -> None:
-        """Let a device read what it was sent, and answer; by default the first of those that were."""
-        device = self.unread.pop(number)
-        assert device.link is not None
-        device.link.transport.writable = True
-        device.link.drained()
-        device.obey()
-        self.server.run()
-
-    def pending(self) -> int:
-        return sum(item["pending"] for item in self.server.ask("get devices")["devices"])
-
-
-def _conf(data: bytes) -> dict[str, Any]:
-    return {"name": "disks", "file_ext": "txt", "file_b64": b64encode(data).decode()}
-
+from tests.fleets import AT_ONCE, SIZE, Fleet, conf, make_room, with_confs
 
 MakeFleet = Callable[[int], Fleet]
 
 
 @pytest.fixture
-def fleet(server: MemoryServer, room: None) -> MakeFleet:
+def fleet(server: MemoryServer, monkeypatch: pytest.MonkeyPatch) -> MakeFleet:
+    """Makes fleets; there is room for three messages that have the same content."""
+    make_room(monkeypatch)
     return lambda count: Fleet(server, count)
 
 
@@ -177,23 +94,12 @@ def test_a_small_one_passes_the_large_one_of_a_device_that_gets_one_at_a_time(
     assert waits in boxes.unread
 
 
-def with_confs(server: MemoryServer, device: MemoryDevice, count: int) -> list[str]:
-    """Give a device tasks, each with a storage configuration of its own; return the ids of these."""
-    unids = []
-    for _ in range(count):
-        unids.append(server.ask("post store_confs", _conf(b"old"))["unid"])
-        response = server.call("put tasks", {"task_id": pic_task(server, device), "store_conf_unid": unids[-1]})
-        device.obey()
-        assert server.result(response)["ecode"] == 0
-    return unids
-
-
 def test_a_small_one_passes_as_many_large_ones_as_a_device_may_be_sent(server: MemoryServer, fleet: MakeFleet) -> None:
     boxes, waits = fleet(3), online(server, "waits")
     unids = with_confs(server, waits, 9)
     boxes.replace()
     for unid in unids:
-        server.call("put store_confs", {**_conf(b"m" * SIZE), "unid": unid})
+        server.call("put store_confs", {**conf(b"m" * SIZE), "unid": unid})
     assert (waits.inbox, server.service.delivery.bulk.waiting) == ([], 9)
     small = post_small(server, waits)
     waits.obey()
@@ -208,7 +114,7 @@ def test_who_catches_up_is_read_no_more_than_may_wait_and_is_not_called_silent(
     last = max(pic_task(server, waits) for _ in range(30))  # behind the others, or most of them
     waits.lose()
     for unid in unids:
-        server.call("put store_confs", {**_conf(b"m" * SIZE), "unid": unid})
+        server.call("put store_confs", {**conf(b"m" * SIZE), "unid": unid})
     server.advance(20)
     boxes.replace()
     waits.connect()
@@ -313,12 +219,12 @@ def test_nobody_passes_the_head_of_the_line(server: MemoryServer, monkeypatch: p
     other = server.enrol("other")
     boxes.connect(other)
     task_id = pic_task(server, other)
-    unid = server.ask("post store_confs", _conf(b"old"))["unid"]
+    unid = server.ask("post store_confs", conf(b"old"))["unid"]
     response = server.call("put tasks", {"task_id": task_id, "store_conf_unid": unid})
     other.obey()
     assert server.result(response)["ecode"] == 0
     boxes.replace()  # two of the six wait
-    server.call("put store_confs", {**_conf(b"m" * 2 * SIZE), "unid": unid})  # and this behind them
+    server.call("put store_confs", {**conf(b"m" * 2 * SIZE), "unid": unid})  # and this behind them
     boxes.connect(*late)  # who have something in common with those that are on their way
     read = []
     while boxes.unread:

@@ -1,12 +1,10 @@
-"""Encoded storage configurations, kept for the next message that carries them: what is common is encoded once."""
+"""Contents as messages carry them, kept for the next that does: what is common to many is one object, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from attrs import define, field
 
-from devconf.store.outbox import ConfKey
+from devconf.store.outbox import ContentKey, Known
 
 #: Bytes that are kept; what was added first goes first.
 KEPT = 16 * 1024 * 1024
@@ -14,23 +12,32 @@ KEPT = 16 * 1024 * 1024
 
 @define
 class Contents:
-    """The contents by configuration and its rev."""
+    """Storage configurations and large ``algo_comb``, each at its newest revision that is known."""
 
-    _encoded: dict[ConfKey, bytes] = field(factory=dict, init=False)
+    _encoded: dict[str, tuple[int, bytes]] = field(factory=dict, init=False)
     _size: int = field(default=0, init=False)
 
-    def __contains__(self, conf: object) -> bool:
-        return conf in self._encoded
+    def __getitem__(self, content: ContentKey) -> bytes:
+        rev, encoded = self._encoded[content[0]]
+        if rev != content[1]:
+            raise KeyError(content)
+        return encoded
 
-    def __iter__(self) -> Iterator[ConfKey]:
-        return iter(self._encoded)
+    def known(self) -> Known:
+        """Return a copy of all that is kept, for another thread."""
+        return dict(self._encoded)
 
-    def __getitem__(self, conf: ConfKey) -> bytes:
-        return self._encoded[conf]
+    def add(self, content: ContentKey, encoded: bytes) -> None:
+        """Keep ``encoded``, until :meth:`trim` at least."""
+        self._remove(content[0])
+        self._encoded[content[0]] = content[1], encoded
+        self._size += len(encoded)
 
-    def add(self, conf: ConfKey, encoded: bytes) -> None:
-        """Keep ``encoded``; at least what was added last stays, whatever its size."""
-        self._size += len(encoded) - len(self._encoded.pop(conf, b""))
-        self._encoded[conf] = encoded
-        while self._size > KEPT and len(self._encoded) > 1:
-            self._size -= len(self._encoded.pop(next(iter(self._encoded))))
+    def trim(self) -> None:
+        """Keep no more than :data:`KEPT` bytes."""
+        while self._size > KEPT:
+            self._remove(next(iter(self._encoded)))
+
+    def _remove(self, key: str) -> None:
+        _, encoded = self._encoded.pop(key, (0, b""))
+        self._size -= len(encoded)

@@ -287,7 +287,7 @@ class Delivery:
         slot, link = lane.slots.get(order.key), lane.link
         if link is None or (slot is not None and not slot.may_send(self._clock.seconds())):
             return True
-        if lane.room() <= 0 or (order.conf is not None and order.conf not in self._reader.contents):
+        if lane.room() <= 0:
             lane.queue[order.key] = None
             return True
         if self._suspects.put_off(lane, order):

@@ -30,7 +30,7 @@ class Reader:
     :ivar _lanes: by device; shared with the delivery.
     :ivar _send: given each order that is due; returns False if it is large, and its turn has yet to come.
     :ivar _served: given each lane that has been served.
-    :ivar contents: the storage configurations that orders refer to, encoded.
+    :ivar contents: what orders refer to, encoded.
     """
 
     _log = Logger()
@@ -89,7 +89,7 @@ class Reader:
                 scans.append((lane.scan, room - len(mine)))
         if served or called:
             self._reading = True
-            due = self._store.run(outbox.read, keys, scans, list(self.contents))
+            due = self._store.run(outbox.read, keys, scans, self.contents.known())
             due.addCallback(self._due, served, called, keys, scans).addErrback(self._cannot_read, served, keys)
 
     def _called(self) -> list[OrderKey]:
@@ -139,15 +139,16 @@ class Reader:
             # One that connected anew meanwhile begins at the beginning.
             if lane is not None and lane.scan == after:
                 lane.scan = position
-        # In the order in which they became due, those whose turn it is first: nobody else takes their room.
-        places = {key: place for place, key in enumerate(keys)}
-        waiting = self._send_all(sorted(due.orders, key=lambda order: places.get(order.key, len(places))))
+        # Those whose turn it is come first: nobody else takes their room.
+        waiting = self._send_all(due.orders)
+        self.contents.trim()
+        waiting |= self._put_off(due.left)
         for key in called:
             if key not in waiting:
                 self._leave(key)
             if (lane := self._lanes.get(key.dev_unid)) is not None and lane not in served:
                 served.append(lane)
-        self._nothing_due(set(keys) - {order.key for order in due.orders})
+        self._nothing_due(set(keys) - {order.key for order in due.orders} - set(due.left))
         for lane in served:
             lane.reading = False
             self.feed(lane)
@@ -176,6 +177,17 @@ class Reader:
         if failures:
             self._log.failure("{count} orders could not be sent; the first:", failures[0], count=len(failures))
         return waiting
+
+    def _put_off(self, keys: Iterable[OrderKey]) -> set[OrderKey]:
+        """Let ``keys`` be read again; what stands in line keeps its place. Returns those that do."""
+        lined = set()
+        for key in keys:
+            lane = self._lanes.get(key.dev_unid)
+            if lane is not None and key in lane.lined:
+                lined.add(key)
+            elif lane is not None and lane.link is not None:
+                lane.queue[key] = None
+        return lined
 
     def _nothing_due(self, keys: Collection[OrderKey]) -> None:
         for key in keys:

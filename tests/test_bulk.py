@@ -290,3 +290,16 @@ def test_one_that_is_too_large_goes_alone(monkeypatch: pytest.MonkeyPatch) -> No
     counted.done(link)  # type: ignore[arg-type]
     assert counted.call() == [key(2)]
     counted.stop()
+
+
+def test_who_does_not_read_is_counted_no_longer_at_whatever_time_it_was_sent_to() -> None:
+    """No pause is so little that a clock does not move on by it."""
+    for number in range(300):
+        clock = Clock()
+        clock.rightNow = 2.0**20 - 15 + number * 0.0123456789  # beyond 2**20 there are fewer times
+        counted = Bulk(clock, lambda: None)
+        counted.sent(Linked(Socket()), [b"x" * SIZE])  # type: ignore[arg-type]
+        for _ in range(2):
+            for timer in clock.getDelayedCalls():
+                clock.advance(timer.getTime() - clock.seconds())
+        assert counted.held == 0

@@ -198,3 +198,20 @@ def test_a_task_that_is_added_late_is_deleted_though_its_deletion_is_still_being
     again = device.inbox[0]
     assert again["command"].startswith("delete ")
     assert again["params"]["rev"] > deletion["params"]["rev"]
+
+
+def test_what_a_device_refused_to_delete_is_asked_of_it_anew_when_it_tells_of_it(server: MemoryServer) -> None:
+    """Its refusal has ended the matter here, and it would repeat it for the same rev without looking."""
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    server.call("delete tasks", {"task_id": task_id, "force": True})
+    [deletion] = device.inbox
+    device.refuse(7, "in use")
+    device.lose()
+    key = OrderKey(device.dev_unid, task_id, "")
+    server.service.store.run(answers.reconcile, device.dev_unid, {key: deletion["params"]["rev"] - 1})
+    server.finish()
+    device.connect()
+    [again] = device.inbox
+    assert again["command"] == deletion["command"]
+    assert again["params"]["rev"] > deletion["params"]["rev"]

@@ -79,7 +79,7 @@ def passwd(config_path: str | None, as_json: bool, name: str, new_password: str)
     from devconf.passwords import hash_password
     from devconf.store import accounts
 
-    _on_database(config_path, accounts.change_user, name, {"password_hash": hash_password(new_password)})
+    _on_database(config_path, accounts.change_user, name, {"password_hash": hash_password(new_password)}, None)
     Output(as_json).result({"user_name": name}, f"{name} has a new password")
 
 

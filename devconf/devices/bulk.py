@@ -126,11 +126,13 @@ class Bulk:
 
     def _late(self) -> None:
         self._timer = None
-        before = self._clock.seconds() - WITHIN
+        now = self._clock.seconds()
         while self._held:
             link, oldest = next(iter(self._held.items()))
-            if oldest.since > before:
-                self._timer = self._clock.callLater(oldest.since - before, self._late)
+            over = oldest.since + WITHIN
+            if over > now:
+                # Not `since - (now - WITHIN)`, which may be so little that no clock moves on by it.
+                self._timer = self._clock.callLater(over - now, self._late)
                 return
             self.done(link)
 

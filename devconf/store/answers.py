@@ -244,4 +244,5 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
         connection.execute(nothing, [bound(key) for key in differs])
     unknown = [(key, rev) for key, rev in has.items() if key not in rows and 0 <= rev < MAX_REV]
     for key, rev in unknown[: max(0, MAX_UNKNOWN - sum(row.life == "deleted" for row in rows.values()))]:
-        _want_away(connection, key, rev)
+        # It may have refused to delete it, at a rev that nobody remembers, and would say so again without looking.
+        _want_away(connection, key, rev, LEAP)

@@ -64,7 +64,10 @@ class Request:
     @property
     def kept(self) -> bool:
         """Whether its answer is certainly kept with its key: something was done, if only to be undone."""
-        return self.answer is not None and self.answer.get("ecode") in DONE
+        answer = self.answer or {}
+        # A call that was not sent to its device names none.
+        unsent = self.command == "post devices/call" and answer.get("ecode") != 0 and "devices" not in answer
+        return answer.get("ecode") in DONE and not unsent
 
     @property
     def answer(self) -> dict[str, Any] | None:

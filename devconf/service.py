@@ -43,6 +43,7 @@ from devconf.events import Events
 from devconf.model import Identity
 from devconf.operators import host
 from devconf.operators.protocol import OperatorFactory
+from devconf.pages import Pages
 from devconf.passwords import ThreadedPasswords
 from devconf.sessions import Sessions
 from devconf.store import Store, backup, complain, journal, keys
@@ -155,7 +156,8 @@ class DevconfService(MultiService):
             SubscriptionCommands(),
         ):
             self.registry.include(subject)
-        self.operators = OperatorFactory(clock, limits, self.registry, self.sessions, self.events)
+        self.pages = Pages(clock)
+        self.operators = OperatorFactory(clock, limits, self.registry, self.sessions, self.events, self.pages)
         self.devices = DeviceFactory(clock, limits, self.hub, self.sessions)
         upgrade = Upgrade(self.auth, self.operators, self.devices, config.trusted_proxies, self._may_connect)
         ways_in = WaysIn(self.auth, self.store, config, lambda: self._running)
@@ -166,12 +168,13 @@ class DevconfService(MultiService):
             lambda: self._running,
             limits.operator_message_max,
             lambda: seams.copying(backup.copy, config.database, lambda: self._ended),
+            self.pages,
         )
         app = make_app([ways_in, mirror, Descriptions(self.registry)])
         self.resource = Root(app, upgrade, lambda: self._running)
         factories = {"operator": self.operators, "device": self.devices}
         self.metrics = MetricsResource(
-            Parts(self.store, self.hub, self.delivery, self.registry, self.locks, factories, self._refused)
+            Parts(self.store, self.hub, self.delivery, self.registry, self.locks, self.pages, factories, self._refused)
         )
 
     # -- starting and stopping
@@ -324,6 +327,7 @@ class DevconfService(MultiService):
     async def _drain(self) -> None:
         """Take no more requests, and let those that run get their answers."""
         self.registry.stop()
+        self.pages.stop()
         self.arrivals.stop()
         self.locks.stop()
         # Of a store that has failed no answer is to be had.

@@ -27,7 +27,6 @@ from devconf.pacing import Hold, Keepalive, Turns, Useless
 from devconf.sparing import Muted, SparingLog
 
 CLOSE_WITHIN = 5.0
-
 #: A message may come in so many frames.
 MAX_FRAGMENTS = 64
 #: Bytes that the transport is given at once: it takes all that it gets, and only then says that it is full.
@@ -58,7 +57,7 @@ class Peer(WebSocketServerProtocol):
         self._paused = False
         self._unread: deque[bytes | memoryview] = deque()
         self._pong: bytes | None = None
-        self._unread_bytes = self._pongs_left_out = 0
+        self._unread_bytes = self._apart = self._pongs_left_out = 0  # _apart: counted elsewhere
         self._fragments = self._size = 0
         self._is_open = self._given_up = self._finishing = False
         self._closing: IDelayedCall | None = None
@@ -173,8 +172,9 @@ class Peer(WebSocketServerProtocol):
             else:
                 self._write(data)
         limits = self.factory.limits
+        counted = self._unread_bytes - self._apart
         # One message may always wait: it may be larger than all that is allowed.
-        if behind >= limits.unread_messages or (behind and self._unread_bytes > limits.unread_bytes):
+        if behind >= limits.unread_messages or (behind and counted > limits.unread_bytes):
             self._does_not_read()
 
     def _write(self, data: bytes | memoryview) -> None:
@@ -227,6 +227,7 @@ class Peer(WebSocketServerProtocol):
             self._unread_bytes -= len(data)
             self._write(data)
         if self.writable:
+            self._apart = 0
             self._guarded(self.drained)
         elif not self._paused and self._finishing:
             self.dropConnection()

@@ -97,6 +97,26 @@ def test_one_that_reads_it_slowly_goes_on_with_the_next(world: World) -> None:
     assert lasts(world, wire) == READ_WITHIN + 2 * IDLE - 1
 
 
+def test_it_is_told_when_an_answer_has_been_read(world: World) -> None:
+    told: list[str] = []
+    protocol, wire = opened(world)
+    protocol.when_read().addCallback(lambda _: told.append("nothing to read"))
+    wire.reads = False
+    protocol.dataReceived(GET_LARGE)
+    protocol.when_read().addCallback(lambda _: told.append("read"))
+    world.clock.advance(10)
+    assert told == ["nothing to read"]
+    wire.read()
+    assert told == ["nothing to read", "read"]
+    wire.reads = False
+    world.turn()
+    protocol.dataReceived(GET_LARGE)
+    protocol.when_read().addCallback(lambda _: told.append("gone"))
+    assert len(told) == 2
+    world.end(protocol)
+    assert told[2:] == ["gone"]
+
+
 def test_one_that_closes_nothing_is_cut(world: World) -> None:
     protocol, wire = opened(world)
     assert lasts(world, wire) == IDLE

@@ -22,7 +22,7 @@ FLOORS = (
     {"events"},
     {"store"},
     {"auth", "passwords", "sessions"},
-    {"sparing", "pacing", "websocket"},
+    {"sparing", "pacing", "pages", "websocket"},
     {"devices"},
     {"commands"},
     {"operators"},

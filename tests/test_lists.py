@@ -14,7 +14,7 @@ def waiting(made: Deferred[None]) -> Deferred[None]:
 
 
 def test_so_many_are_read_at_a_time_in_order() -> None:
-    lists = Lists()
+    lists = Lists(lambda: True)
     begun: list[Deferred[None]] = []
 
     def begin() -> Deferred[None]:
@@ -33,7 +33,7 @@ def test_so_many_are_read_at_a_time_in_order() -> None:
 
 
 def test_those_that_fail_at_once_do_not_begin_from_within_each_other() -> None:
-    lists, first, count = Lists(), [Deferred[None]() for _ in range(LISTS)], [0]
+    lists, first, count = Lists(lambda: True), [Deferred[None]() for _ in range(LISTS)], [0]
 
     def begin() -> Deferred[None]:
         count[0] += 1
@@ -49,10 +49,26 @@ def test_those_that_fail_at_once_do_not_begin_from_within_each_other() -> None:
 
 
 def test_of_who_is_gone_none_is_begun() -> None:
-    lists, first = Lists(), [Deferred[None]() for _ in range(LISTS)]
+    lists, first = Lists(lambda: True), [Deferred[None]() for _ in range(LISTS)]
     for each in first:
         lists.ask(partial(waiting, each))
     lists.ask(lambda: first[99])
     lists.forget()
     for each in first:
         each.callback(None)
+
+
+def test_for_a_client_that_does_not_read_none_is_begun() -> None:
+    reads, begun = [False], [0]
+    lists = Lists(lambda: reads[0])
+
+    def begin() -> Deferred[None]:
+        begun[0] += 1
+        return succeed(None)
+
+    for _ in range(3):
+        lists.ask(begin)
+    assert begun == [0]
+    reads[0] = True
+    lists.go_on()
+    assert begun == [3]

@@ -25,6 +25,7 @@ from devconf.devices.link import IHub, Link
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import Identity
+from devconf.pages import Pages
 from devconf.sparing import SparingLog
 from devconf.store import Store, answers, complain, outbox
 
@@ -73,6 +74,7 @@ class Hub:
     :ivar window: messages that may be outstanding on one connection.
     :ivar dropped: messages of devices that answered nothing that was asked.
     :ivar duplicates: the devices of which there are two boxes.
+    :ivar pages: what devices have asked for that they should have.
     """
 
     _log = Logger()
@@ -86,12 +88,14 @@ class Hub:
     delivery: Any = field(default=None, init=False)  # IDelivery
     dropped: int = field(default=0, init=False)
     duplicates: Duplicates = field(init=False)
+    pages: Pages = field(init=False)
     _links: dict[str, Link] = field(factory=dict, init=False)
     _req_ids: Any = field(init=False)
     _sparing: SparingLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.duplicates = Duplicates(self.clock)
+        self.pages = Pages(self.clock)
         self._sparing = SparingLog(self.clock, self._log)
         run = self._random.identifier()
         self._req_ids = (f"{run}-{number}" for number in count(1))
@@ -171,6 +175,7 @@ class Hub:
     def _end(self, link: Link) -> None:
         live = link.live
         link.end()
+        self.pages.taken(link)
         if live:
             self.delivery.disconnected(link)
             self._tell(link, "disconnected")
@@ -225,6 +230,7 @@ class Hub:
     def drained(self, link: Link) -> None:
         """See :class:`IHub`."""
         self.delivery.drained(link)
+        self.pages.taken(link)
 
     def answered_late(self, link: Link, order: Any, answer: wire.DeviceAnswer) -> None:
         """See :class:`IHub`."""
@@ -256,21 +262,27 @@ class Hub:
             link.reply(echoed, {"ecode": failure.ecode, "enote": failure.enote})
             return False
         after = None if isinstance(params.after, UnsetType) else params.after
+
+        def make() -> Deferred[bytes]:
+            page = self._store.run(outbox.holds, link.dev_unid, after, params.limit, PAGE_BYTES)
+            return page.addCallback(_encoded, echoed)
+
+        def told(result: Any) -> Any:
+            link.asking -= 1
+            return result
+
         link.asking += 1
-        self._store.run(outbox.holds, link.dev_unid, after, params.limit, PAGE_BYTES).addCallbacks(
-            self._tell_tasks, self._cannot_tell, callbackArgs=(link, echoed), errbackArgs=(link, echoed)
-        )
+        self.pages.answer(link, make, link.transport.send).addBoth(told).addErrback(self._cannot_tell, link, echoed)
         return True
 
-    def _tell_tasks(self, page: tuple[list[Any], str | None], link: Link, echoed: dict[str, Any]) -> None:
-        link.asking -= 1
-        link.reply(echoed, {"ecode": 0, "enote": "ok", "tasks": page[0], "next": page[1]})
-
     def _cannot_tell(self, failure: Failure, link: Link, echoed: dict[str, Any]) -> None:
-        link.asking -= 1
         error = failure.value
         if isinstance(error, CommandFailed):
             link.reply(echoed, {"ecode": error.ecode, "enote": error.enote})
         else:
             self._log.failure("a device's tasks could not be read", failure)
             link.reply(echoed, {"ecode": Ecode.INTERNAL, "enote": "internal error; see the server's log"})
+
+
+def _encoded(page: tuple[list[Any], str | None], echoed: dict[str, Any]) -> bytes:
+    return wire.encode_response(echoed, {"ecode": 0, "enote": "ok", "tasks": page[0], "next": page[1]})

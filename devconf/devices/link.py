@@ -101,6 +101,11 @@ class Link:
         """The device's id."""
         return self.identity.unid
 
+    @property
+    def writable(self) -> bool:
+        """Whether the device has taken all that was sent."""
+        return bool(self.transport.writable)
+
     def room(self) -> int:
         """Return how many more messages may be outstanding (§6): one in all for a device that has never echoed."""
         if not self.live or not self.transport.writable:

@@ -23,6 +23,7 @@ from devconf.errors import CommandFailed, Ecode
 from devconf.events import Event, Events, Topic
 from devconf.model import Identity, Role
 from devconf.pacing import Hold
+from devconf.pages import Pages
 from devconf.sessions import Sessions
 from devconf.websocket import Peer, PeerFactory
 
@@ -56,7 +57,7 @@ class OperatorProtocol(Peer):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._asker = Asker()
-        self._lists = Lists()
+        self._lists = Lists(lambda: self.writable)
         self._topics: set[Topic] = set()
         self._seq = 0
 
@@ -76,9 +77,20 @@ class OperatorProtocol(Peer):
         """See :class:`Peer`. What is planned goes on; its answer is thrown away."""
         self._asker.leave()
         self._lists.forget()
+        self.factory.pages.taken(self)
         for topic in list(self._topics):
             self.unsubscribe(topic)
         self.factory.sessions.remove(self.identity, self.end)
+
+    def drained(self) -> None:
+        """See :class:`Peer`."""
+        self.factory.pages.taken(self)
+        self._lists.go_on()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is gone."""
+        return self._asker.gone
 
     def received(self, payload: bytes) -> None:
         """See :class:`Peer`. Requests run concurrently, and each gets one response."""
@@ -96,23 +108,31 @@ class OperatorProtocol(Peer):
             self._respond(echoed, {"ecode": failure.ecode, "enote": failure.enote})
             return
         self._begun(len(payload))
-        begin = partial(self._handle, request, echoed, len(payload))
         if request.command[:4].lower() == "get ":
-            self._lists.ask(begin)
+            self._lists.ask(partial(self._list, request, echoed, len(payload)))
         else:
-            begin()
+            self._handle(request, echoed, len(payload))
 
-    def _handle(self, request: wire.Request, echoed: dict[str, Any], size: int) -> Deferred[None]:
-        progress = Progress(self.factory.clock, self.send, echoed) if request.progress else None
-        handled = self.factory.registry.handle(
-            request,
-            self.identity,
-            progress.update if progress else _no_progress,
-            self._asker,
-            subscriber=self,
-        )
-        handled.addBoth(self._finished, size, progress)
-        return handled.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
+    def _handle(self, request: wire.Request, echoed: dict[str, Any], size: int) -> None:
+        progress = self._progress(request, echoed)
+        response = self._response(request, progress).addBoth(self._finished, size, progress)
+        response.addCallbacks(lambda response: self._respond(echoed, response), self._not_answered)
+
+    def _list(self, request: wire.Request, echoed: dict[str, Any], size: int) -> Deferred[None]:
+        progress = self._progress(request, echoed)
+
+        def make() -> Deferred[bytes]:
+            return self._response(request, progress).addCallback(self._encoded, echoed)
+
+        answered = self.factory.pages.answer(self, make, self._hand)
+        return answered.addBoth(self._finished, size, progress).addErrback(self._not_answered)
+
+    def _progress(self, request: wire.Request, echoed: dict[str, Any]) -> Progress | None:
+        return Progress(self.factory.clock, self.send, echoed) if request.progress else None
+
+    def _response(self, request: wire.Request, progress: Progress | None) -> Deferred[dict[str, Any]]:
+        told = progress.update if progress else _no_progress
+        return self.factory.registry.handle(request, self.identity, told, self._asker, subscriber=self)
 
     def _begun(self, size: int) -> None:
         self._in_flight += 1
@@ -131,9 +151,20 @@ class OperatorProtocol(Peer):
 
     def _respond(self, echoed: dict[str, Any], response: dict[str, Any]) -> None:
         failpoints.reach("before answer")
+        self.send(self._encoded(response, echoed))
+
+    def _encoded(self, response: dict[str, Any], echoed: dict[str, Any]) -> bytes:
         if response["ecode"] in _USELESS:
             self.useless()
-        self.send(wire.encode_response(echoed, response))
+        return wire.encode_response(echoed, response)
+
+    def _hand(self, page: bytes) -> None:
+        failpoints.reach("before answer")
+        reads = self.writable
+        self.send(page)
+        if reads:
+            # It is bounded with those of all others. What comes after it must not cut off a client that reads.
+            self._apart = self._unread_bytes
 
     def _not_answered(self, failure: Failure) -> None:
         if not failure.check(Dropped):
@@ -168,28 +199,33 @@ def _no_progress(_done: int, _total: int) -> None:
 
 @define
 class Lists:
-    """The lists that one connection has asked for: some are read, the others wait for these."""
+    """The lists that one connection has asked for: some are read, the others wait for these.
 
+    :ivar _writable: whether the client reads what is sent: for one that does not, none is begun.
+    """
+
+    _writable: Callable[[], bool]
     _running: int = field(default=0, init=False)
     _waiting: deque[Callable[[], Deferred[None]]] = field(factory=deque, init=False)
     _going: bool = field(default=False, init=False)
 
     def ask(self, begin: Callable[[], Deferred[None]]) -> None:
-        """Call ``begin`` in its turn; what it returns fires when the list is made."""
+        """Call ``begin`` in its turn; what it returns fires when the list is made and handed over."""
         self._waiting.append(begin)
-        self._go_on()
+        self.go_on()
 
     def forget(self) -> None:
         """Begin no more of them."""
         self._waiting.clear()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Begin more of them, if there is room: the client has read what was sent."""
         # A loop, since one that fails at once would begin the next one from within.
         if self._going:
             return
         self._going = True
         try:
-            while self._waiting and self._running < LISTS:
+            while self._waiting and self._running < LISTS and self._writable():
                 self._running += 1
                 self._waiting.popleft()().addBoth(self._done)
         finally:
@@ -197,7 +233,7 @@ class Lists:
 
     def _done(self, _result: object) -> None:
         self._running -= 1
-        self._go_on()
+        self.go_on()
 
 
 @define
@@ -236,10 +272,17 @@ class OperatorFactory(PeerFactory):
     """Builds :class:`OperatorProtocol` for clients that are known."""
 
     def __init__(
-        self, clock: IReactorTime, limits: Limits, registry: Registry, sessions: Sessions, events: Events
+        self,
+        clock: IReactorTime,
+        limits: Limits,
+        registry: Registry,
+        sessions: Sessions,
+        events: Events,
+        pages: Pages,
     ) -> None:
         super().__init__(clock, limits, limits.operator_message_max)
         self.registry = registry
+        self.pages = pages
         self.events = events
         self.sessions = sessions
 

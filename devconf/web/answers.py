@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.web.server import Request
 
 from devconf import wire
@@ -93,6 +93,12 @@ def let_in(request: Request) -> None:
     known = getattr(request.channel, "known", None)
     if known is not None:
         known()
+
+
+def when_read(request: Request) -> Deferred[None]:
+    """Return what fires once the peer has read all that was written, or is gone: on our own site. On others, now."""
+    told = getattr(request.channel, "when_read", None)
+    return succeed(None) if told is None else told()
 
 
 def body_of(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, Any]:

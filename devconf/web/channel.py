@@ -9,6 +9,7 @@ from collections import Counter, deque
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -84,6 +85,7 @@ class Channel(HTTPChannel):
     _begun = False
     _unread = 0
     _reading: IDelayedCall | None = None
+    _read: Deferred[None] | None = None
     _turn: IDelayedCall | None = None
     _ending: IDelayedCall | None = None
 
@@ -100,6 +102,7 @@ class Channel(HTTPChannel):
         for timer in (self._reading, self._turn, self._ending):
             if timer is not None and timer.active():
                 timer.cancel()
+        self._tell_read()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See ``IProtocol``."""
@@ -168,10 +171,24 @@ class Channel(HTTPChannel):
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
+        self._tell_read()
         super().resumeProducing()
         if self.paused and not self._handlingRequest and self._turn is None:
             self.setTimeout(IDLE)
             self._go_on()
+
+    def when_read(self) -> Deferred[None]:
+        """Return what fires once all that was written has been read, or the connection is gone."""
+        if self._reading is None:
+            return succeed(None)
+        if self._read is None:
+            self._read = Deferred()
+        return self._read
+
+    def _tell_read(self) -> None:
+        read, self._read = self._read, None
+        if read is not None:
+            read.callback(None)
 
     def _does_not_read(self) -> None:
         self._reading = None

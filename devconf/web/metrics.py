@@ -20,6 +20,7 @@ from devconf.commands.locks import Locks
 from devconf.commands.registry import Registry
 from devconf.devices.delivery import Delivery
 from devconf.devices.hub import Hub
+from devconf.pages import Pages
 from devconf.store import Store
 from devconf.websocket import PeerFactory
 
@@ -28,6 +29,7 @@ from devconf.websocket import PeerFactory
 class Parts:
     """What is counted.
 
+    :ivar pages: large answers to clients; those to devices are the hub's.
     :ivar factories: by the kind of their peers.
     :ivar refused: connections for which there was no room, by the bound that was hit.
     """
@@ -37,6 +39,7 @@ class Parts:
     delivery: Delivery
     registry: Registry
     locks: Locks
+    pages: Pages
     factories: Mapping[str, PeerFactory]
     refused: Mapping[str, int]
 
@@ -94,6 +97,19 @@ class Figures(Collector):
         yield _by(
             CounterMetricFamily("devconf_responses", "Responses to requests, by ecode.", labels=["ecode"]),
             registry.answered,
+        )
+        pages = {"operator": self._parts.pages, "device": self._parts.hub.pages}
+        yield _by(
+            GaugeMetricFamily(
+                "devconf_large_answers_bytes", "Bytes of large answers that sockets have not taken.", labels=["peer"]
+            ),
+            {peer: each.held for peer, each in pages.items()},
+        )
+        yield _by(
+            GaugeMetricFamily(
+                "devconf_large_answers_waiting", "Answers that wait to be made, or made again.", labels=["peer"]
+            ),
+            {peer: each.waiting for peer, each in pages.items()},
         )
         yield GaugeMetricFamily("devconf_store_waiting", "Transactions that wait to be committed.", store.waiting)
         yield GaugeMetricFamily("devconf_store_full", "1 while the disk is full, and changes are refused.", store.full)

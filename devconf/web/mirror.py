@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import define
 from msgspec import UNSET, UnsetType
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
@@ -20,8 +21,9 @@ from devconf.commands.asker import Asker, Dropped
 from devconf.commands.registry import Registry
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity, Role
+from devconf.pages import Pages
 from devconf.sessions import Sessions
-from devconf.web.answers import body_of, identified, render, to_its_end
+from devconf.web.answers import body_of, identified, render, to_its_end, when_read
 
 if TYPE_CHECKING:
     from klein import Klein
@@ -34,6 +36,7 @@ class Mirror:
     :ivar _ready: whether commands are taken.
     :ivar _body_max: bytes of a request's body.
     :ivar _copy: fires with the path of a new copy of the database, which is the caller's to remove.
+    :ivar _pages: the answers that may be large.
     """
 
     _log = Logger()
@@ -44,6 +47,7 @@ class Mirror:
     _ready: Callable[[], bool]
     _body_max: int
     _copy: Callable[[], Deferred[Path]]
+    _pages: Pages
 
     def add_to(self, app: Klein) -> None:
         """Let ``app`` have the addresses of §5."""
@@ -53,11 +57,16 @@ class Mirror:
 
     def command(self, request: Request, resource: str) -> Deferred[bytes]:
         """Any command of §4."""
-        asker = Asker()
-        request.notifyFinish().addErrback(lambda _: asker.leave())
-        return Deferred.fromCoroutine(self._command(request, resource, asker)).addErrback(_nobody_is_there)
+        asker, reader = Asker(), _Reader()
 
-    async def _command(self, request: Request, resource: str, asker: Asker) -> bytes:
+        def leave(_reason: Failure) -> None:
+            reader.gone = True
+            asker.leave()
+
+        request.notifyFinish().addErrback(leave)
+        return Deferred.fromCoroutine(self._command(request, resource, asker, reader)).addErrback(_nobody_is_there)
+
+    async def _command(self, request: Request, resource: str, asker: Asker, reader: _Reader) -> bytes:
         identity = await self._identified(request)
         method = request.method.decode("ascii").lower()
         params = body_of(request, self._body_max, may_be_empty=True)
@@ -72,9 +81,18 @@ class Mirror:
             ended = True
             asker.leave()
 
+        def make() -> Deferred[bytes]:
+            if ended:  # before a list had its turn
+                return fail(Dropped())
+            response = self._registry.handle(asked_for, identity, _no_progress, asker, text=bool(asked))
+            return response.addCallback(partial(render, request))
+
         self._sessions.observe(identity, end)
         try:
-            response = await self._registry.handle(asked_for, identity, _no_progress, asker, text=bool(asked))
+            if method != "get":
+                return await make()
+            await self._pages.answer(reader, make, partial(self._hand, request, reader))
+            return b""
         except Dropped:
             if not ended:
                 raise
@@ -83,7 +101,15 @@ class Mirror:
             ) from None
         finally:
             self._sessions.ignore(identity, end)
-        return render(request, response)
+
+    def _hand(self, request: Request, reader: _Reader, answer: bytes) -> None:
+        request.write(answer)
+        reader.writable = False
+        when_read(request).addCallback(lambda _: self._read(reader))
+
+    def _read(self, reader: _Reader) -> None:
+        reader.writable = True
+        self._pages.taken(reader)
 
     async def _identified(self, request: Request) -> Identity:
         if not self._ready():
@@ -119,6 +145,14 @@ class Mirror:
             await gone
         finally:
             path.unlink()
+
+
+@define(eq=False)
+class _Reader:
+    """Who waits for one answer: see :class:`devconf.pages.Reader`."""
+
+    gone: bool = False
+    writable: bool = True
 
 
 def _no_progress(_done: int, _total: int) -> None:

@@ -17,6 +17,9 @@ from tests.simulation.ledger import Ledger
 #: A request without its number: command, params, and whether it cannot succeed.
 Made = tuple[str, dict[str, Any], bool]
 
+#: Numbers that a step has.
+NUMBERS = 6
+
 
 @define
 class Draw:
@@ -62,9 +65,14 @@ class Asking:
         return [{"algo_id": f"algo {number}", "params": {"n": number}}, {"algo_id": "b", "enabled": False}]
 
     def _content(self, number: int, draw: Draw) -> dict[str, Any]:
-        size = draw.one([0, 0, 0, 3000])
+        size = draw.one([0, 0, 3000, 9000])
         content, ext = draw.one(
-            [(f'{{"n": {number}}}', "json"), (f"<n>{number}</n>", "xml"), (f"{number} " + "x" * size, "bin")]
+            [
+                (f'{{"n": {number}}}', "json"),
+                (f"<n>{number}</n>", "xml"),
+                (f"{number} " + "x" * size, "bin"),
+                (f"{number} " + "x" * size, "bin"),
+            ]
         )
         return {"name": f"conf {number}", "file_ext": ext, "file_b64": b64encode(content.encode()).decode()}
 
@@ -136,7 +144,8 @@ class Asking:
     def put_conf(self, number: int, draw: Draw) -> Made:
         """Replace one on all devices that use it."""
         unid = draw.one(self.ledger.conf_unids()[-2:]) or "0" * 32
-        return "put store_confs", {"unid": unid, **self._content(number, draw)}, False
+        content = self.ledger.content_of(unid) if draw.chance(25) else None
+        return "put store_confs", {"unid": unid, **(content or self._content(number, draw))}, False
 
     def delete_conf(self, _number: int, draw: Draw) -> Made:
         """Delete one."""

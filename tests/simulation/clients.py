@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tests.simulation.frames import BINARY, Socket
 from tests.simulation.network import Connection
 from tests.simulation.pipe import Mark
-from tests.simulation.records import DONE, LATER, Request
+from tests.simulation.records import DONE, KEY_USED, LATER, Request
 
 _PREFIX = "/wsapi/v1/devconf_fx/"
 
@@ -216,6 +216,8 @@ class Client:
                 again.answers.append(message)
             return
         self.done[message["req_id"]] = request
+        if message["ecode"] == KEY_USED:
+            self._world.saw("server: has seen the key with something else")
         if request.answers:
             request.repeats.append(message)
         elif request.key is None or self._final(request, message):

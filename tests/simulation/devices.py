@@ -38,6 +38,7 @@ class Box(Moody):
         self.keeps_refusals = random.random() < 0.5
         self.away = False
         self.trusted = True
+        self.came_back = False
         self.life = 0
         self.moods: deque[str] = deque()
         self.told: dict[str, Any] | None = None
@@ -117,6 +118,7 @@ class Box(Moody):
         """See ``IOwner``."""
         if socket in self.sockets:
             self.sockets.remove(socket)
+            self.journal.otherwise_lost += socket not in self.died
             self.journal.connected.append((self._since.pop(socket), self._world.now))
         self._unanswered.pop(socket, None)
         if not self.sockets:

@@ -23,6 +23,7 @@ from devconf import service as service_module
 from devconf.auth import Auth
 from devconf.clock import Random as Ids
 from devconf.config import Config, Limits
+from devconf.devices import bulk
 from devconf.model import OrderKey
 from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService, Seams
@@ -69,6 +70,9 @@ def cheap_starts() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(opening, "make_engine", _engine))
         stack.enter_context(replaced(Auth, "redeem", redeem))
+        # So that messages of a run are large, wait for their turn, and are given up.
+        for name, value in {"LARGE": 2048, "HANDED": 1024, "ROOM": 6000, "WITHIN": 8.0}.items():
+            stack.enter_context(replaced(bulk, name, value))
         # Autobahn paints its debug messages even if nobody reads them.
         for module in (protocol_module, adapter_module):
             for name in ("hltype", "hlval", "hlid", "pformat"):
@@ -129,6 +133,8 @@ class Host:
         self.thread: SimulatedThread
         self.clock: ServerClock
         self.former: list[DevconfService] = []
+        self.told: list[Any] = []
+        self.settled_before = self.acks_before = 0
         self.connections: list[Connection] = []
         self._timeline = timeline
         self._seen = seen
@@ -151,6 +157,9 @@ class Host:
         wall = lambda: NOON + self._timeline.now + self.skew  # noqa: E731
         seams = Seams(self.clock, wall, self._ids, self.thread, PlainPasswords(), maybeDeferred, maybeDeferred)
         self.service = DevconfService(self.clock, self._config, seams)
+        self.told = []
+        for topic in ("commands", "deliveries"):
+            self.service.events.subscribe(topic, self.told.append)
         self.service.startService()
 
     def stop(self, stopped: Callable[[], None]) -> None:

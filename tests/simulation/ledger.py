@@ -44,6 +44,17 @@ class Ledger:
             if request.ok and request.answer is not None and name in request.answer
         }
 
+    def content_of(self, unid: str) -> dict[str, Any] | None:
+        """Return the content that a storage configuration has, as far as clients know: what was stored last."""
+        written = [*self.of("post store_confs"), *self.of("put store_confs")]
+        stored = [
+            each
+            for each in written
+            if each.answer is not None and each.answer.get("unid") == unid and "rev" in each.answer
+        ]
+        last = max(stored, key=lambda each: each.answer["rev"], default=None)  # type: ignore[index]
+        return None if last is None else {name: last.params[name] for name in ("name", "file_ext", "file_b64")}
+
     def _left(self, made: str, gone: str, name: str) -> dict[str, Request]:
         deleted = {request.params.get(name) for request in self.of(gone) if request.ok}
         return {key: request for key, request in self.posted(made, name).items() if key not in deleted}

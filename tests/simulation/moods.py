@@ -52,6 +52,9 @@ class IWorld(Protocol):
     def saw(self, what: str) -> None:
         """Count that something has happened."""
 
+    def said(self, box: Any, socket: Socket, said: Said) -> None:
+        """A device has answered an order."""
+
     @property
     def tick(self) -> int:
         """How many events there have been."""
@@ -78,6 +81,7 @@ class Moody(Memory):
         self.numbers: dict[Socket, int] = {}
         self._world = world
         self.kills: set[str] = set()
+        self.died: set[Socket] = set()
         self._unanswered: dict[Socket, list[dict[str, Any]]] = {}
         # When it heard of an order, by connection and ``req_id``; None: it has answered.
         self._heard_at: dict[tuple[int, Any], float | None] = {}
@@ -178,6 +182,8 @@ class Moody(Memory):
             return
         self.kills.add(same(message))
         self.excuse(key_of(message["params"]))
+        self.journal.deaths[key_of(message["params"])] += 1
+        self.died.add(socket)
         socket.connection.break_off(0.0, 0.0)
 
     # -- answering
@@ -208,6 +214,8 @@ class Moody(Memory):
             )
         echoed = {} if self.echo == "nothing" else {self.echo: message["req_id"]}
         socket.send(json.dumps({**echoed, **answer}).encode())
+        if message["command"].partition(" ")[2] == TASKS and counts and self.echo != "nothing":
+            self._world.said(self, socket, self.journal.said[-1])
 
     def _count(self, socket: Socket, message: dict[str, Any]) -> None:
         order = (self.numbers[socket], message["req_id"])

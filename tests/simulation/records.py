@@ -22,6 +22,8 @@ MAX_REV = 2**52
 
 #: What says nothing of what was asked before with the same key: too many requests, stopping, full disks, failures.
 LATER = (1004290001, 1005030002, 1005070001, 1005000001)
+#: The key was used for something else.
+KEY_USED = 1004090006
 #: What says that something was done: ok, refused by a device, not answered by one.
 DONE = (0, 1005020001, 1005040001)
 _STORED = ("tasks", "tasks/pic_task_config", "subtasks", "store_confs", "devices")
@@ -163,6 +165,7 @@ class Journal:
 
     :ivar conflicts: orders with the rev of another, but other content: one that keeps its revs would not do them.
     :ivar called: how often it heard each call, by the number of its request.
+    :ivar deaths: how often it died of each key, and :ivar otherwise_lost: how often its connection ended otherwise.
     :ivar connected: from when to when it had a connection.
     :ivar excuses: when there was a reason to send a key, or everything, again with a new rev though it had been done.
     """
@@ -174,4 +177,6 @@ class Journal:
     repeats: int = 0
     excuses: list[tuple[Key | None, float]] = field(factory=list)
     called: Counter[int] = field(factory=Counter)
+    deaths: Counter[Key] = field(factory=Counter)
+    otherwise_lost: int = 0
     connected: list[tuple[float, float]] = field(factory=list)

@@ -16,7 +16,8 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.simulation.host import Host, cheap_starts
-from tests.simulation.model.checkers import AT_START, CHECKERS, Evidence, not_held, told_rightly
+from tests.simulation.model.answers import deleted_everywhere, refused_at_once, still_there, told_rightly
+from tests.simulation.model.checkers import AT_START, CHECKERS, Evidence, not_held
 from tests.simulation.model.once import not_waited_for
 from tests.simulation.model.preconditions import while_it_ran
 from tests.simulation.model.stored import Stored, read_orders
@@ -134,7 +135,7 @@ def _enough(world: World, steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def _play(world: World, steps: Iterator[Step]) -> list[tuple[str, str]]:
-    world.watch_answer, world.watch_start = _at_answer, _at_start
+    world.watch_answer, world.watch_start, world.watch_disabled = _at_answer, _at_start, still_there
     try:
         world.start()
         world.timeline.advance(0)
@@ -174,8 +175,15 @@ def _at_start(world: World, stored: Stored) -> Iterator[tuple[str, str]]:
 
 
 def _at_answer(world: World, request: Request) -> Iterator[tuple[str, str]]:
-    for complaint in (*told_rightly(world, request), *not_waited_for(world, request)):
+    query = world.host.thread.query if world.host.up else lambda _statement: []
+    for complaint in (
+        *told_rightly(world, request),
+        *not_waited_for(world, request),
+        *deleted_everywhere(world, request),
+    ):
         yield "I3", complaint
+    for complaint in refused_at_once(world, request, query):
+        yield "I9", complaint
     if request.failed and "devices" in (request.answer or {}):
         orders = read_orders(world.host.thread.query) if world.host.up else []
         if orders:
@@ -214,6 +222,8 @@ def _calm_down(world: World) -> None:
     # Not before: among what clients still ask may be to disable a device.
     _administer(world)
     _rest(world, AT_REST_WITHIN - waited)
+    if world.seed % 4 in (1, 2) and not world.restless:
+        _come_back(world)
     if world.host.up and any(order.rests for order in read_orders(world.host.thread.query)):
         world.saw("server: lets an order rest")
         if world.seed % 2:
@@ -221,6 +231,15 @@ def _calm_down(world: World) -> None:
     # Timers of what was answered last run out.
     world.timeline.advance(25)
     _read_lists(world)
+
+
+def _come_back(world: World) -> None:
+    """Let all boxes connect anew: what they refused is sent again, and none of them says no any longer."""
+    for box in world.boxes:
+        box.came_back = True
+        box.leave()
+    world.timeline.advance(60)
+    _rest(world, 120)
 
 
 def _rest(world: World, within: float) -> None:

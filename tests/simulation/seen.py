@@ -53,7 +53,10 @@ REQUIRED = (
     "client: asks again what it lost",
     "client: asks again what is under way",
     "client: asks again what is over",
-    "client: asks something else with a key",
+    "client: asks something else with a key that is over",
+    "client: asks something else with a key that is under way",
+    "server: has seen the key with something else",
+    "asked: put_conf, with what is stored",
     "client: waits for devices to connect",
     *(f"asked: {kind}" for kind in KINDS),
     # the server and its disk

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from tests.simulation.asking import KINDS as REQUESTS
-from tests.simulation.asking import Draw
+from tests.simulation.asking import NUMBERS, Draw
 from tests.simulation.moods import MOODS
+from tests.simulation.tangles import tangle, undo
 from tests.simulation.twins import Twin
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 #: Steps of a history: a run ends after the first number of them if enough has happened, and else goes on.
 LENGTH, LENGTH_AT_MOST = 30, 80
-NUMBERS = 6
 
 
 @frozen
@@ -80,6 +80,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "crashes": {"kill": 3, "power cut": 3, "crash later": 5, "crash in a commit": 4, "stop": 3},
     "store": {"slow": 6, "store fails": 6},
     "clock": {"clock jumps": 4},
+    "tangles": {"tangle": 12, "undo": 16},
 }
 
 
@@ -219,7 +220,12 @@ def _second(box: object) -> None:
 
 def _box_dies(world: World, _detail: str, draw: Draw) -> None:
     """Of what it is sent next, each time it is sent it."""
-    draw.one(world.boxes).moods.appendleft("dies")
+    box = draw.one(world.boxes)
+    box.moods.appendleft("dies")
+    if draw.chance(50):
+        # Among others: all that it should have is due at once, and only one of that kills it.
+        box.moods.extendleft(["silent"] * (draw.number() % 3))
+        world.request(draw.one(world.clients), "post devices/resync", {"dev_unid": box.dev_unid})
 
 
 def _twin(world: World, _detail: str, draw: Draw) -> None:
@@ -340,6 +346,8 @@ def _clock_jumps(world: World, _detail: str, draw: Draw) -> None:
 _KINDS: dict[str, Callable[[World, str, Draw], None]] = {
     "ask": _ask,
     "flood": _flood,
+    "tangle": tangle,
+    "undo": undo,
     "ask again": _ask_again,
     "client leaves": _client_leaves,
     "client reads not": _client_reads_not,

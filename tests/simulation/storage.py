@@ -106,6 +106,9 @@ def torn(before: bytes, after: bytes, random: Random) -> bytes:
 _NOTES = (
     "CREATE TEMP TABLE sim_acks (dev, task, subtask, rev, ecode, epoch, current)",
     "CREATE TEMP TABLE sim_settled (command_id, ecode)",
+    "CREATE TEMP TABLE sim_completed (command_id)",
+    "CREATE TEMP TRIGGER sim_complete AFTER UPDATE OF completed_at ON main.commands "
+    "WHEN NEW.completed_at IS NOT NULL BEGIN INSERT INTO sim_completed VALUES (NEW.command_id); END",
     "CREATE TEMP TRIGGER sim_ack AFTER UPDATE OF acked_rev ON main.orders WHEN NEW.acked_rev > OLD.acked_rev BEGIN "
     "INSERT INTO sim_acks SELECT NEW.dev_unid, NEW.task_id, NEW.subtask_id, NEW.acked_rev, NEW.ecode, NEW.epoch, "
     "epoch FROM main.devices WHERE dev_unid = NEW.dev_unid; END",
@@ -130,6 +133,7 @@ class SimulatedThread:
         self.fail: deque[tuple[str, int]] = deque()
         self.acks: list[Ack] = []
         self.settled: list[Settling] = []
+        self.completed: list[tuple[str, float]] = []
         self._timeline = timeline
         self._clock = clock
         self._path = path
@@ -251,6 +255,10 @@ class SimulatedThread:
             return
         acks = self._sqlite.execute("SELECT * FROM sim_acks").fetchall()
         settled = self._sqlite.execute("SELECT * FROM sim_settled").fetchall()
+        completed = self._sqlite.execute("SELECT * FROM sim_completed").fetchall()
+        if completed:
+            self.completed += [(row[0], self._timeline.now) for row in completed]
+            self._sqlite.execute("DELETE FROM sim_completed")
         if acks:
             self.acks += [Ack(*row) for row in acks]
             self._sqlite.execute("DELETE FROM sim_acks")

@@ -15,7 +15,7 @@ import pytest
 from tests.simulation import run
 from tests.simulation.campaign import ProcessDiedError, Tally, each, run_all
 from tests.simulation.faults import FAULTS
-from tests.simulation.model import again, checkers, registers
+from tests.simulation.model import again, answers, checkers, registers
 from tests.simulation.model.checkers import CHECKERS
 from tests.simulation.run import left_out
 from tests.simulation.seen import EVENTS_AT_LEAST, REQUIRED, missing
@@ -115,7 +115,7 @@ def test_the_design_names_each_invariant_with_what_checks_it() -> None:
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (I\d) \| .* \| (.*) \|$", design, re.MULTILINE)
     assert [name for name, _ in rows] == list(CHECKERS)
-    modules = {"checkers": checkers, "registers": registers, "again": again, "World": World}
+    modules = {"checkers": checkers, "registers": registers, "again": again, "answers": answers, "World": World}
     for name, by in rows:
         assert f"`checkers.{name.lower()}`" in by
         for owner, checker in re.findall(r"`(\w+)\.(\w+)`", by.replace("run.py", "")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from devconf.websocket import Peer
 from tests.simulation.asking import Asking, Draw
 from tests.simulation.clients import Client
+from tests.simulation.counting import Counting
 from tests.simulation.devices import Box
 from tests.simulation.host import LIMITS, Host
 from tests.simulation.ledger import Ledger
@@ -27,6 +29,8 @@ from tests.simulation.twins import Twin
 BOXES = 4
 #: Seconds between looks of peers at their connections.
 LOOK_EVERY = 20.0
+#: Seconds after which a device that was disabled is connected no longer.
+GONE_WITHIN = 15.0
 
 #: Looks at the world when something has happened; returns (invariant, what is wrong).
 Watcher = Callable[..., Iterable[tuple[str, str]]]
@@ -55,6 +59,8 @@ class World:
         self.left_at_stop: list[list[str]] = []
         self.watch_answer: Watcher = lambda *_: ()
         self.watch_start: Watcher = lambda *_: ()
+        self.watch_disabled: Callable[..., Iterable[str]] = lambda *_: ()
+        self.said = Counting(self).said
         self.seed = seed
         self.steps: list[Step] = []
         self.calm = self.mended = False
@@ -134,6 +140,8 @@ class World:
 
     def answered(self, request: Request) -> None:
         """A request has got its answer."""
+        if request.command == "put devices" and request.ok and request.params.get("enabled") is False:
+            self.after(GONE_WITHIN, self._look_whether_gone, request)
         if request.command == "put devices" and request.ok and "dev_refid" in request.params:
             self._exchanged(request)
         self.found += self.watch_answer(self, request)
@@ -156,6 +164,9 @@ class World:
                 box.dev_unid = next(
                     unid for unid, device in stored.devices.items() if device.dev_refid == box.dev_refid
                 )
+        self.host.told.clear()
+        self.host.thread.completed.clear()
+        self.host.settled_before, self.host.acks_before = len(self.host.thread.settled), len(self.host.thread.acks)
         self.saw("server: started")
         if self._told_before_power_cut:
             self._told_before_power_cut = False
@@ -232,11 +243,13 @@ class World:
     def ask(self, client: Client, kind: str, draw: Draw) -> None:
         """Let ``client`` ask for something of ``kind``."""
         number = len(self.ledger.requests)
-        devices = [*(box.dev_unid for box in self.boxes), self._absent]
+        devices = [*(box.dev_unid for box in self.boxes), self.absent]
         command, params, wrong = Asking(self.ledger, devices).make(kind, number, draw)
         self.saw(f"asked: {kind}")
         if wrong:
             self.saw("client: wrong")
+        if kind == "put_conf" and f'"conf {number}"' not in json.dumps(params):
+            self.saw("asked: put_conf, with what is stored")
         if "connect_wait" in params:
             self.saw("client: waits for devices to connect")
         progress, keyed = draw.chance(20), draw.chance(40) and not wrong and not command.endswith("subscriptions")
@@ -262,14 +275,17 @@ class World:
         """Let ``client`` ask once more with a key that it has used: for the same, or for something else."""
         keyed = [each for each in self.ledger.requests if each.client == client.name and each.key and each.attempts]
         request = draw.one([each for each in keyed if each.kept or each in client.requests.values()])
-        if request is not None and request.ok and draw.chance(25):
-            self.saw("client: asks something else with a key")
-            self.request(client, "post store_confs", {"name": "no"}, wrong=True, key=request.key)
+        if request is not None and draw.chance(30):
+            # Right in itself: only the key is wrong, and nobody knows yet whether one that is under way will be kept.
+            self.saw(f"client: asks something else with a key that is {'over' if request.answers else 'under way'}")
+            number = len(self.ledger.requests)
+            params = {"name": f"conf {number}", "file_ext": "bin", "file_b64": "bm8="}
+            self.request(client, "post store_confs", params, key=request.key)
         elif request is not None:
             client.ask_again(request)
 
     @property
-    def _absent(self) -> str:
+    def absent(self) -> str:
         [absent] = [unid for unid, device in self.first.devices.items() if device.dev_refid == "absent"]
         return absent
 
@@ -282,6 +298,9 @@ class World:
         params = {"dev_unid": box.dev_unid, "dev_refid": box.dev_refid}
         request = self.request(draw.one(self.clients), "put devices", params)
         self._exchanges[request.number] = box.life
+
+    def _look_whether_gone(self, request: Request) -> None:
+        self.found += [("I3", complaint) for complaint in self.watch_disabled(self, request)]
 
     def _exchanged(self, request: Request) -> None:
         for box in self.boxes:

@@ -3,7 +3,7 @@
 Each is put in from here, by replacing something of devconf for a while; devconf itself knows nothing of them.
 """
 
-from tests.simulation.faults import more, named  # noqa: F401 (they fill the table)
+from tests.simulation.faults import more, named, told  # noqa: F401 (they fill the table)
 from tests.simulation.faults.fault import Fault, known
 
 #: All of them, by name; those that the issue names come first.

@@ -12,12 +12,14 @@ from typing import Any
 from attrs import define
 
 from tests.simulation.devices import Box
+from tests.simulation.memory import PARTS
 from tests.simulation.model.again import done_again
+from tests.simulation.model.answers import OFFLINE, events, follows, may_rest
 from tests.simulation.model.late import not_completed
-from tests.simulation.model.once import answered_otherwise, carried_out_twice
+from tests.simulation.model.once import answered_otherwise, carried_out_for_one_key, carried_out_twice
 from tests.simulation.model.registers import complaints
 from tests.simulation.model.stored import Order, Stored
-from tests.simulation.records import LOST, MAX_REV, STALE, Heard, Request
+from tests.simulation.records import DONE, LOST, MAX_REV, STALE, Heard, Request
 from tests.simulation.timeline import name_of
 from tests.simulation.world import World
 
@@ -25,8 +27,6 @@ from tests.simulation.world import World
 RESENT_AFTER = 10.0
 #: So far above what it did late a device is told to delete something that the server has forgotten.
 LEAP = 2**20
-#: Connections that an order has to cost before it rests.
-LOSSES = 3
 #: A device that claims a higher rev than it was sent is followed so often (design.md).
 FOLLOWED = 3
 
@@ -94,7 +94,9 @@ def i3(evidence: Evidence) -> Iterator[str]:
             yield f"the progress of request {request.number} went back: {request.progress}"
         yield from _right_answer(evidence, request)
         yield from answered_otherwise(request)
+    yield from events(evidence.world)
     yield from carried_out_twice(evidence.world, evidence.world.host.thread.query)
+    yield from carried_out_for_one_key(evidence.world)
     yield from not_completed(evidence.world.host.thread.query)
     for client in evidence.world.clients:
         if client.strays:
@@ -102,6 +104,9 @@ def i3(evidence: Evidence) -> Iterator[str]:
     for command_id, command in evidence.stored.commands.items():
         if command.settled_at is None or command.ecode is None or command.open:
             yield f"command {command_id} has not ended: {command}"
+        wanted = follows(command.name, command.params, {"devices": command.devices})
+        if command.ecode in (*DONE, OFFLINE) and wanted is not None and wanted != command.ecode:
+            yield f"command {command_id} has ended with {command.ecode}, and {wanted} follows from {command}"
         before = evidence.world.ended.setdefault(command_id, command)
         if before != command:
             yield f"command {command_id} had ended as {before}, and is {command} now"
@@ -115,25 +120,6 @@ def _right_answer(evidence: Evidence, request: Request) -> Iterator[str]:
     called = request.command == "post devices/call" and request.ok
     if called and answer["answer"].get("echo") != request.params["params"]:
         yield f"call {request.number} got the answer of another: {answer}"
-
-
-def told_rightly(world: World, request: Request) -> Iterator[str]:
-    """Part of I3: what an answer says of devices is what they have said themselves."""
-    answer = request.answer or {}
-    boxes = {box.dev_unid: box for box in world.boxes}
-    task_id = answer.get("task_id")
-    for item in answer.get("devices", ()) if "command_id" in answer else ():
-        box = boxes.get(item["dev_unid"])
-        if item["state"] == "pending" or box is None or task_id is None or request.command == "post devices/call":
-            continue
-        key = (task_id, item.get("subtask_id", ""))
-        rev = answer.get("rev", 0)
-        said = {each.written_as for each in box.journal.said if each.key == key and each.rev >= rev and each.counts}
-        if item["ecode"] not in said and not (item["ecode"] == LOST and _lost_often(world, box)):
-            yield f"request {request.number} says {item}; {box.dev_refid} said {said} to {key} from rev {rev} on"
-    all_or_none = request.command == "post tasks/pic_task_config" and not request.params.get("force")
-    if request.ok and all_or_none and any(item["state"] != "confirmed" for item in answer["devices"]):
-        yield f"request {request.number} was answered ok, and not all devices have confirmed: {answer}"
 
 
 def i4(evidence: Evidence) -> Iterator[str]:
@@ -220,7 +206,7 @@ def i6(evidence: Evidence) -> Iterator[str]:
             for each in box.journal.said
             if (each.socket, each.key, each.rev) == (socket, key, ack.rev) and each.counts
         }
-        if ack.ecode not in said and not (ack.ecode == LOST and _lost_often(evidence.world, box)):
+        if ack.ecode not in said and not (ack.ecode == LOST and may_rest(evidence.world, box, key)):
             yield f"{ack} was written; {box.dev_refid} said {said} on that connection"
 
 
@@ -238,28 +224,47 @@ def i7(evidence: Evidence) -> Iterator[str]:
                 yield f"{box.dev_refid} is connected, and {order} is not over"
             elif order.refused:
                 said = {each.written_as for each in box.journal.said if (each.key, each.rev) == (key, order.acked_rev)}
+                if box.came_back and order.ecode != STALE:
+                    yield f"{order} is listed as refused; {box.dev_refid} has connected since, and says no to nothing"
+                if _undone(stored, box, order):
+                    yield f"{order} is listed as refused; what {box.dev_refid} refused was undone, and it holds the old"
                 if order.ecode not in said and not _before(box, order):
                     yield f"{order} is listed as refused; {box.dev_refid} said {said}"
                 if order.ecode == STALE and not _would_not_follow(box, order):
                     yield f"{order} is listed as refused; {box.dev_refid} told its rev, and was not sent a higher one"
         yield from not_held(stored, box, orders.values())
-        surplus = [key for key in box.held if key not in orders and key not in box.kept]
+        # What it kept against a delete, it is told to delete once more when it registers.
+        told = box.came_back and box.registers
+        surplus = [
+            key
+            for key in box.held
+            if key not in orders and not (key in box.kept and (not told or box.revs[key] >= MAX_REV))
+        ]
         if surplus:
             yield f"{box.dev_refid} holds {surplus}, of which the store knows nothing"
     yield from _listed(evidence)
 
 
 def _rests_rightly(world: World, box: Box, order: Order) -> Iterator[str]:
-    if not _lost_often(world, box):
+    if not may_rest(world, box, order.key):
         yield f"{order} rests, and {box.dev_refid} has lost {len(box.journal.connected)} connections in all"
     if world.mended:
         yield f"{order} rests, and nothing has killed {box.dev_refid} for more than an hour"
 
 
-def _lost_often(world: World, box: Box) -> bool:
-    """Whether it has lost as many connections as it takes to let an order rest, those of a twin among them."""
-    twins = sum(twin.opened_so_far for twin in world.twins if twin.dev_refid == box.dev_refid)
-    return len(box.journal.connected) + twins >= LOSSES
+def _undone(stored: Stored, box: Box, order: Order) -> bool:
+    """Whether ``box`` has refused changes of ``order`` and nothing else, and holds what it should have all the same."""
+    if not box.trusted or order.life != "present" or stored.content(order.key) != box.held.get(order.key):
+        return False
+    no = [each for each in box.journal.said if each.key == order.key and each.written_as != 0]
+    held = box.held[order.key]
+    for said in no:
+        sent = [each.params for each in box.journal.heard if (each.key, each.rev) == (order.key, said.rev)]
+        if said.kind != "put" or said.written_as in (None, STALE):
+            return False
+        if not sent or all(held.get(name) == value for name, value in sent[0].items() if name in PARTS):
+            return False  # it said no to what it has: then it is refused, and it holds it
+    return bool(no)
 
 
 def _before(box: Box, order: Order) -> bool:

@@ -78,6 +78,16 @@ def complaints(ledger: Ledger, stored: Stored, first: Stored) -> Iterator[tuple[
     yield from _strangers(ledger, stored)
 
 
+def certainly_bound(ledger: Ledger, task_id: str) -> set[str]:
+    """Return the devices that the picture task ``task_id`` is bound to, whatever became of what nobody was told of."""
+    post = ledger.posted("post tasks", "task_id").get(task_id)
+    if post is None or post.params["task_type"] != "pic":
+        return set()
+    [bound] = [each for each in _task_parts(ledger, task_id, post) if each.name.startswith("dev_unids ")]
+    # Of what is still under way nobody has been told either.
+    return set.intersection(*(set(value) for value in bound.allowed()))
+
+
 def _registers(ledger: Ledger, stored: Stored, first: Stored) -> Iterator[tuple[Register, Any]]:
     for task_id, post in ledger.posted("post tasks", "task_id").items():
         yield _life(ledger, "task", task_id, post, "delete tasks", "task_id"), task_id in stored.tasks or ABSENT

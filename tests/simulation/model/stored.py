@@ -93,6 +93,9 @@ class Command(NamedTuple):
     settled_at: float | None
     ecode: int | None
     open: bool
+    name: str = ""
+    params: Any = None
+    devices: Any = None
 
 
 @frozen
@@ -133,8 +136,17 @@ class Stored:
             },
             {order[:3]: order for order in read_orders(query)},
             {
-                row[0]: Command(row[1], row[2], row[3] is not None or row[4] is not None)
-                for row in query("SELECT command_id, settled_at, ecode, rule, plan FROM commands")
+                row[0]: Command(
+                    row[1],
+                    row[2],
+                    row[3] is not None or row[4] is not None,
+                    row[5].replace("/wsapi/v1/devconf_fx/", ""),
+                    _json(row[6]) or {},
+                    _json(row[7]) or [],
+                )
+                for row in query(
+                    "SELECT command_id, settled_at, ecode, rule, plan, command, params, devices FROM commands"
+                )
             },
             {
                 row[0]: _json(row[1])

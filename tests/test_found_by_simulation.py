@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from devconf.devices.pace import PAUSE
 from devconf.model import OrderKey
 from devconf.store import answers
 from devconf.testing import MemoryServer
@@ -208,10 +209,14 @@ def test_what_a_device_refused_to_delete_is_asked_of_it_anew_when_it_tells_of_it
     [deletion] = device.inbox
     device.refuse(7, "in use")
     device.lose()
-    key = OrderKey(device.dev_unid, task_id, "")
-    server.service.store.run(answers.reconcile, device.dev_unid, {key: deletion["params"]["rev"] - 1})
-    server.finish()
-    device.connect()
-    [again] = device.inbox
-    assert again["command"] == deletion["command"]
-    assert again["params"]["rev"] > deletion["params"]["rev"]
+    key, refused = OrderKey(device.dev_unid, task_id, ""), deletion["params"]["rev"]
+    for _ in range(3):
+        server.service.store.run(answers.reconcile, device.dev_unid, {key: deletion["params"]["rev"] - 1})
+        server.advance(PAUSE)
+        device.connect()
+        [again] = device.inbox
+        assert again["command"] == deletion["command"]
+        assert again["params"]["rev"] > refused
+        refused = again["params"]["rev"]
+        device.refuse(7, "in use")
+        device.lose()

@@ -243,6 +243,8 @@ def reconcile(connection: Connection, dev_unid: str, has: dict[OrderKey, int]) -
         nothing = update(orders).where(this).values(acked_rev=0, applied_rev=0, ecode=0, enote="")
         connection.execute(nothing, [bound(key) for key in differs])
     unknown = [(key, rev) for key, rev in has.items() if key not in rows and 0 <= rev < MAX_REV]
+    # It may have refused to delete it, at a rev that nobody remembers, and would say so again without looking. So the
+    # rev is another one each time: it registers before it connects, and each connection has a greater epoch.
+    leap = LEAP + (connection.execute(_epoch, {"dev_unid": dev_unid}).scalar() or 0)
     for key, rev in unknown[: max(0, MAX_UNKNOWN - sum(row.life == "deleted" for row in rows.values()))]:
-        # It may have refused to delete it, at a rev that nobody remembers, and would say so again without looking.
-        _want_away(connection, key, rev, LEAP)
+        _want_away(connection, key, rev, leap)

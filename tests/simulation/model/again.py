@@ -30,7 +30,8 @@ def done_again(box: Box, requests: list[Request]) -> Iterator[str]:
         if before is None or not effect.same or effect.kind == "delete":
             continue
         since = written[(before.key, before.rev)]
-        if not _excused(box, effect, since) and not any(_asked(box, each, effect, since) for each in requests):
+        asked = any(_asked(box, each, effect, since) for each in requests) or _there_and_back(requests, effect, since)
+        if not _excused(box, effect, since) and not asked:
             yield f"{box.dev_refid} had done rev {before.rev} of {effect.key}, and was made to do it again: {effect}"
 
 
@@ -40,10 +41,23 @@ def _excused(box: Box, effect: Effect, since: Mark) -> bool:
     )
 
 
+def _between(request: Request, effect: Effect, since: Mark) -> bool:
+    over = request.settled_by if request.unknown else request.answered_at
+    return request.sent_at <= effect.at.tick and (over is None or over >= since.tick)
+
+
+def _there_and_back(requests: list[Request], effect: Effect, since: Mark) -> bool:
+    """Whether a storage configuration was replaced meanwhile, which did not come to the device, and put back."""
+    replaced: dict[str, set[str]] = {}
+    for request in requests:
+        if request.command == "put store_confs" and _between(request, effect, since):
+            replaced.setdefault(request.params["unid"], set()).add(request.params["file_b64"])
+    return any(len(contents) > 1 for contents in replaced.values())
+
+
 def _asked(box: Box, request: Request, effect: Effect, since: Mark) -> bool:
     """Whether ``request`` was under way between the two, and may have sent the same again."""
-    over = request.settled_by if request.unknown else request.answered_at
-    if request.sent_at > effect.at.tick or (over is not None and over < since.tick):
+    if not _between(request, effect, since):
         return False
     if request.params.get("dev_unid") == box.dev_unid and request.command in ("post devices/resync", "put devices"):
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Protocol
 
@@ -101,8 +102,12 @@ class Client:
         while self._outbox and socket.is_open and socket.connection.up.buffered < ROOM:
             request, progress = self._outbox.popleft()
             socket.send(json.dumps(self._message(request, progress)).encode())
+            socket.connection.up.when_received(partial(self._is_heard, request))
             if len(self.requests) > 1:
                 self._world.saw("client: several in flight")
+
+    def _is_heard(self, request: Request) -> None:
+        request.heard_on = self._world.now
 
     def _message(self, request: Request, progress: bool) -> dict[str, Any]:
         if not request.attempts:

@@ -43,6 +43,7 @@ class Request:
     :ivar key: its ``idempotency_key``, with which it is asked again when its connection is lost, or None.
     :ivar attempts: how often it was sent; :ivar repeats: what it was answered after it had been answered.
     :ivar asked_on: and :ivar told_on: seconds: when it was first sent, and when the answer was written.
+    :ivar heard_on: seconds: when the server had it, as it was sent last.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Request:
     repeats: list[dict[str, Any]] = field(factory=list)
     asked_on: float = 0.0
     told_on: float = 0.0
+    heard_on: float | None = None
 
     @property
     def kept(self) -> bool:

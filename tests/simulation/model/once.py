@@ -16,8 +16,8 @@ from tests.simulation.world import World
 #: By what the params of a request tell its number.
 _NUMBER = re.compile(r'"name": ?"(?:task|conf) (\d+)"|"dev_name": ?"device (\d+)"|"n": ?(\d+)')
 _OFFLINE = 1005030001
-#: Seconds that a request takes to the server, and a slow disk to tell whom it concerns.
-UNDER_WAY = 30.0
+#: Seconds that a slow disk takes to tell whom a request concerns, and what else there is to do before its answer.
+SLOW = 15.0
 #: Seconds for which the server may believe in a connection that is gone.
 BELIEVED = 90.0
 
@@ -75,16 +75,16 @@ def not_waited_for(world: World, request: Request) -> Iterator[str]:
         return
     if "was lost" in answer["enote"]:  # a call that has reached its device
         return
-    waited = request.told_on - request.asked_on
-    if request.command == "post devices/call" and seconds and waited > seconds + UNDER_WAY:
+    waited = request.told_on - (request.heard_on or request.told_on)
+    if request.command == "post devices/call" and seconds and waited > seconds + SLOW:
         yield f"request {request.number} was to wait {seconds:g} s, and was answered after {waited:g} s"
-    if waited >= seconds:
+    if request.told_on >= request.asked_on + seconds:  # as the clock adds it up
         return
     disabled = {each.params.get("dev_unid") for each in world.ledger.requests if each.params.get("enabled") is False}
     # Which devices others were bound to when it came is not known: they are waited for as things were stored then.
     params = request.params
     asked = {params.get("dev_unid"), *params.get("dev_unids", ())}
-    if request.command in ("post tasks/pic_task_config", "delete tasks"):
+    if request.command in ("post tasks/pic_task_config", "delete tasks") and not _bound_meanwhile(world, request):
         asked |= certainly_bound(world.ledger, params["task_id"])
     post = world.ledger.posted("post subtasks", "subtask_id").get(params.get("subtask_id", ""))
     if post is not None:
@@ -96,3 +96,13 @@ def not_waited_for(world: World, request: Request) -> Iterator[str]:
     online = {box.dev_unid for box in world.boxes if box.was_connected(since, request.told_on)}
     if not any(unid in disabled or unid in online for unid in named):
         yield f"request {request.number} was to wait {seconds:g} s for {named}, and was answered at once: {answer}"
+
+
+def _bound_meanwhile(world: World, request: Request) -> bool:
+    """Whether its task may have got other devices after ``request`` came."""
+    return any(
+        each.params.get("task_id") == request.params["task_id"]
+        and "dev_unids" in each.params
+        and (each.answered_at is None or each.answered_at >= request.sent_at)
+        for each in world.ledger.of("put tasks")
+    )

@@ -25,7 +25,10 @@ class Counting:
 
     def said(self, box: Box, socket: Any, said: Any) -> None:
         """Note that ``box`` has answered an order on ``socket``."""
-        if said.written_as not in (None, STALE):
+        same = (said.socket, said.key, said.rev)
+        # One that is said twice answers nothing any more: what could not be written is sent again.
+        twice = any(each is not said and (each.socket, each.key, each.rev) == same for each in box.journal.said)
+        if said.written_as not in (None, STALE) and not twice:
             socket.connection.up.when_received(lambda: self._has_answer(box, said))
 
     def _has_answer(self, box: Box, said: Any) -> None:

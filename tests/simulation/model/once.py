@@ -17,7 +17,7 @@ from tests.simulation.world import World
 _NUMBER = re.compile(r'"name": ?"(?:task|conf) (\d+)"|"dev_name": ?"device (\d+)"|"n": ?(\d+)')
 _OFFLINE = 1005030001
 #: Seconds that a slow disk takes to tell whom a request concerns, and what else there is to do before its answer.
-SLOW = 30.0
+SLOW = 60.0
 #: Seconds for which the server may believe in a connection that is gone.
 BELIEVED = 90.0
 

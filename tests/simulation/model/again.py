@@ -50,7 +50,7 @@ def _there_and_back(requests: list[Request], effect: Effect, since: Mark) -> boo
     """Whether a storage configuration was replaced meanwhile, which did not come to the device, and put back."""
     replaced: dict[str, set[str]] = {}
     for request in requests:
-        if request.command == "put store_confs" and _between(request, effect, since):
+        if request.command == "put store_confs" and not request.wrong and _between(request, effect, since):
             replaced.setdefault(request.params["unid"], set()).add(request.params["file_b64"])
     return any(len(contents) > 1 for contents in replaced.values())
 

@@ -170,7 +170,8 @@ class Pages:
     # -- room
 
     def _may_have(self, reader: Reader) -> bool:
-        return self._stopped or (reader.writable and reader not in self._held and reader not in self._remade)
+        # Of what is made again for one reader, room is kept for one: also when the server stops.
+        return reader not in self._remade and (self._stopped or (reader.writable and reader not in self._held))
 
     def _fits(self, size: int) -> bool:
         # Alone it has to fit, whatever its size.

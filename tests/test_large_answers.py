@@ -337,3 +337,35 @@ def test_what_cannot_be_made_fails_and_the_others_go_on(counted: Pages) -> None:
     some = Some()
     some.ask(counted, 1)
     assert (len(failures), some.got) == (5000, [1])
+
+
+def test_one_that_is_being_made_again_when_the_server_stops_is_answered_like_the_others(counted: Pages) -> None:
+    stopping: list[bool] = []
+    again: list[Deferred[bytes]] = []
+    answered: list[str] = []
+    first, second, some = Some(), Some(), Some()
+    first.ask(counted, 4 * LARGE)
+
+    def ask(reader: Some, name: str, size: int, slowly: bool = False) -> None:
+        def make() -> Deferred[bytes]:
+            made.append(name)
+            if stopping:
+                return succeed(b"stopping")
+            if slowly and made.count(name) == 2:
+                again.append(Deferred())
+                return again[-1]
+            return succeed(b"x" * size)
+
+        counted.answer(reader, make, len).addCallback(lambda _: answered.append(name))
+
+    made: list[str] = []
+    ask(some, "slow", 2 * LARGE, slowly=True)
+    ask(second, "large", 5 * LARGE)
+    ask(some, "other", 2 * LARGE)
+    first.read(counted)
+    assert len(again) == 1
+    stopping.append(True)
+    counted.stop()
+    again[0].callback(b"x" * 2 * LARGE)
+    assert sorted(answered) == ["large", "other", "slow"]
+    assert (counted.held, counted.waiting) == (0, 0)

@@ -231,6 +231,31 @@ async def test_a_backup_that_nobody_waits_for_is_removed(
     await server.until(lambda: not list(tmp_path.glob("*backup*")))
 
 
+async def test_a_backup_is_not_sent_if_its_tokens_end_while_it_is_made(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start()
+    begun, go_on = Event(), Event()
+
+    def slow(*args: Any, copy: Any = backup.copy) -> Any:
+        begun.set()
+        go_on.wait(20)
+        return copy(*args)
+
+    monkeypatch.setattr(backup, "copy", slow)
+    atoken = await an_admin(server)
+    response = server.http.get(f"{server.url}/webapi/v1/backup", headers=Headers({"authorization": [atoken]}))
+    await server.until(begun.is_set)
+    assert (await server.ask("POST", "/webapi/v1/logout", authorization=atoken))[0] == 200
+    go_on.set()
+    answer = await response
+    body = await answer.content()
+    assert (answer.code, body[:15] == b"SQLite format 3") == (401, False)
+    assert json.loads(body)["ecode"] == 1004010001
+    assert not list(tmp_path.glob("*backup*"))
+    assert server.service.sessions._requests == {}
+
+
 async def test_a_backup_is_for_admins(start: Start) -> None:
     server = await start()
     denied = {"ecode": 1004030001, "enote": "this takes the role admin; yours is operator"}

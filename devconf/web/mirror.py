@@ -96,9 +96,7 @@ class Mirror:
         except Dropped:
             if not ended:
                 raise
-            raise CommandFailed(
-                Ecode.BAD_TOKEN, "the account or its tokens ended while this request waited; log in again"
-            ) from None
+            raise _ended() from None
         finally:
             self._sessions.ignore(identity, end)
 
@@ -127,7 +125,20 @@ class Mirror:
         identity = await self._identified(request)
         if identity.role < Role.ADMIN:
             raise CommandFailed(Ecode.FORBIDDEN, f"this takes the role admin; yours is {identity.role.title}")
-        path = await self._copy()
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+
+        self._sessions.observe(identity, end)
+        try:
+            path = await self._copy()
+        finally:
+            self._sessions.ignore(identity, end)
+        if ended:
+            path.unlink()
+            raise _ended()
         try:
             size = path.stat().st_size
             self._log.info("{user} takes a backup of {size} bytes", user=identity.name, size=size)
@@ -157,6 +168,10 @@ class _Reader:
 
 def _no_progress(_done: int, _total: int) -> None:
     """There is none over HTTP."""
+
+
+def _ended() -> CommandFailed:
+    return CommandFailed(Ecode.BAD_TOKEN, "the account or its tokens ended while this request waited; log in again")
 
 
 def _nobody_is_there(failure: Failure) -> Failure:

@@ -126,3 +126,15 @@ async def test_a_connection_for_which_there_is_no_room(start: Start) -> None:
     assert figures(server.service)["devconf_connections_refused_total{bound=of one address before login}"] == 1
     first.transport.loseConnection()
     await first.ended
+
+
+def test_a_list_that_is_made_twice_is_one_response(server: MemoryServer) -> None:
+    large = {"name": "t", "task_type": "video", "algo_comb": [{"algo_id": "a", "params": {"text": "y" * 200_000}}]}
+    assert server.ask("post tasks", large)["ecode"] == 0
+    client = server.client()
+    before = figures(server.service)["devconf_responses_total{ecode=0}"]
+    server.eager = False
+    asked = [client.call("get tasks") for _ in range(3)]
+    server.finish()
+    assert [len(server.result(each)["tasks"]) for each in asked] == [1] * 3
+    assert figures(server.service)["devconf_responses_total{ecode=0}"] == before + 3

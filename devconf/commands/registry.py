@@ -156,28 +156,30 @@ class Registry:
         *,
         subscriber: Any = None,
         text: bool = False,
+        again: bool = False,
     ) -> Deferred[dict[str, Any]]:
         """Handle ``request``.
 
         :param subscriber: an ``ISubscriber``, if the connection can be told of events.
         :param text: numbers and booleans may be texts (§5).
+        :param again: a response to it was made before, and thrown away: both count as one.
         :returns: fires with the fields of the response but for what the envelope repeats, whatever goes wrong; fails
             with :class:`Dropped` only. To cancel it ends the waiting, and not what has begun.
         """
         if self._stopping:
-            self.answered[Ecode.STOPPING] += 1
+            self.answered[Ecode.STOPPING] += not again
             return succeed(_stopping("the server is stopping; connect again and ask again"))
         response: Deferred[dict[str, Any]] = Deferred()
         self._awaited.add(response)
-        response.addBoth(self._forget, response)
+        response.addBoth(self._forget, response, again)
         self._running += 1
         call = self._handle(request, identity, progress, asker, subscriber, text)
         Deferred.fromCoroutine(call).addBoth(self._handled, response)
         return response
 
-    def _forget(self, result: Any, response: Deferred[dict[str, Any]]) -> Any:
+    def _forget(self, result: Any, response: Deferred[dict[str, Any]], again: bool) -> Any:
         self._awaited.discard(response)
-        if not isinstance(result, Failure):
+        if not isinstance(result, Failure) and not again:
             self.answered[result["ecode"]] += 1
         return result
 

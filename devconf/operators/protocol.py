@@ -120,9 +120,12 @@ class OperatorProtocol(Peer):
 
     def _list(self, request: wire.Request, echoed: dict[str, Any], size: int) -> Deferred[None]:
         progress = self._progress(request, echoed)
+        made = False
 
         def make() -> Deferred[bytes]:
-            return self._response(request, progress).addCallback(self._encoded, echoed)
+            nonlocal made
+            again, made = made, True
+            return self._response(request, progress, again=again).addCallback(self._encoded, echoed)
 
         answered = self.factory.pages.answer(self, make, self._hand)
         return answered.addBoth(self._finished, size, progress).addErrback(self._not_answered)
@@ -130,9 +133,11 @@ class OperatorProtocol(Peer):
     def _progress(self, request: wire.Request, echoed: dict[str, Any]) -> Progress | None:
         return Progress(self.factory.clock, self.send, echoed) if request.progress else None
 
-    def _response(self, request: wire.Request, progress: Progress | None) -> Deferred[dict[str, Any]]:
+    def _response(
+        self, request: wire.Request, progress: Progress | None, *, again: bool = False
+    ) -> Deferred[dict[str, Any]]:
         told = progress.update if progress else _no_progress
-        return self.factory.registry.handle(request, self.identity, told, self._asker, subscriber=self)
+        return self.factory.registry.handle(request, self.identity, told, self._asker, subscriber=self, again=again)
 
     def _begun(self, size: int) -> None:
         self._in_flight += 1

@@ -74,7 +74,7 @@ class Mirror:
         asked_for = wire.Request(
             f"{method} {wire.PREFIX}{resource}", idempotency_key=_key(request), params={**asked, **params}
         )
-        ended = False
+        ended = made = False
 
         def end() -> None:
             nonlocal ended
@@ -82,9 +82,11 @@ class Mirror:
             asker.leave()
 
         def make() -> Deferred[bytes]:
+            nonlocal made
             if ended:  # before a list had its turn
                 return fail(Dropped())
-            response = self._registry.handle(asked_for, identity, _no_progress, asker, text=bool(asked))
+            again, made = made, True
+            response = self._registry.handle(asked_for, identity, _no_progress, asker, text=bool(asked), again=again)
             return response.addCallback(partial(render, request))
 
         self._sessions.observe(identity, end)

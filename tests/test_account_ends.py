@@ -173,3 +173,38 @@ def test_who_changes_their_own_account_over_http_is_answered_first(server: Memor
     server.finish()
     assert request.answer() == (200, {"ecode": 0, "enote": "ok"})
     assert nothing_waits(server)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_call_that_waits_for_its_turn_is_not_made(server: MemoryServer, how: str) -> None:
+    """Over a socket and over HTTP, with a key and without; one that its device has heard is answered."""
+    device = online(server, "a")  # one message at a time: it has sent no req_id back yet
+    server.client("the last one", Role.ADMIN)
+    bob = server.client("bob", Role.ADMIN)
+    atoken = log_in(server, bob)
+
+    def params(name: str) -> dict[str, Any]:
+        return {"dev_unid": device.dev_unid, "command": f"post /{name}", "timeout": 60}
+
+    heard = Http(server, atoken, "post devices/call", params("heard"))
+    requests = [
+        Http(server, atoken, "post devices/call", params("unheard")),
+        Http(server, atoken, "post devices/call", params("unheard"), "Idempotency-Key: k"),
+    ]
+    responses = [
+        bob.call("post devices/call", params("unheard")),
+        bob.call("post devices/call", params("unheard"), idempotency_key="l"),
+    ]
+    of_another = server.call("post devices/call", params("of_another"))
+    server.finish()
+    end(server, how)
+    assert [request.answer() for request in requests] == [(401, ENDED), (401, ENDED)]
+    assert kept(server) == 0
+    for _ in range(6):
+        device.obey()
+        server.finish()
+    assert [message["command"] for message in device.heard] == ["post /heard", "post /of_another"]
+    assert heard.outcome() == (200, 0)
+    assert server.result(of_another)["ecode"] == 0
+    assert not any(response.called for response in responses)
+    assert nothing_waits(server)

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from devconf.commands.asker import Asker, Dropped
 from devconf.devices.pace import PAUSE
 from devconf.devices.pending import NoAnswer, PendingRequests
 from devconf.testing import MemoryDevice, MemoryServer
@@ -130,3 +131,33 @@ def test_an_order_is_not_blamed_for_what_a_call_does_to_its_device(server: Memor
     box.connect()
     box.obey()
     assert stored(server, task_id)["state"] == "confirmed"
+
+
+def test_a_call_that_nobody_waits_for_gives_its_turn_away(server: MemoryServer) -> None:
+    box = online(server, "gate")  # one message at a time
+    first = call(server, box, 60)
+    gone, late = Asker(), Asker()
+    params = {"dev_unid": box.dev_unid, "command": "post /reboot", "timeout": 60}
+    dropped = [
+        server.call("post devices/call", params, asker=gone),
+        server.call("post devices/call", params, asker=gone, idempotency_key="k"),
+    ]
+    gone.leave()
+    # Asked for again while it is being forgotten: this one is to be made.
+    again = server.call("post devices/call", params, asker=late, idempotency_key="k")
+    server.finish()
+    dropped.append(server.call("post devices/call", params, asker=gone))
+    for response in dropped:
+        with pytest.raises(Dropped):
+            server.result(response)
+        response.addErrback(lambda _: None)
+    box.obey()
+    server.finish()
+    assert server.result(first)["ecode"] == 0
+    box.obey()
+    assert server.result(again)["ecode"] == 0
+    assert [message["command"] for message in box.heard] == ["get /x", "post /reboot"]
+    late.leave()
+    server.advance(60)
+    assert not gone._observers
+    assert not late._observers

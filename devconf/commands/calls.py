@@ -13,11 +13,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from devconf import failpoints, wire
+from devconf.commands.asker import Dropped
 from devconf.commands.machine import SETTLE_AGAIN, Machine
 from devconf.commands.registry import Call, command
 from devconf.commands.schemas import ConnectWait, Id, Params, optional
 from devconf.commands.settle import entry
-from devconf.devices.pending import ConnectionGone, NoAnswer
+from devconf.devices.pending import ConnectionGone, NoAnswer, Withdrawn
 from devconf.errors import CommandFailed, Ecode, StoreFailed
 from devconf.model import Answer, OrderKey, Role, State
 from devconf.store import complain, devices, journal, keys
@@ -69,7 +70,7 @@ class CallCommands:
         command_id = self._machine.random.identifier()
         started = self._machine.now()
         try:
-            payload = await (self._ask(params) if call.key is None else self._ask_once(params, call.key, command_id))
+            payload = await (self._ask(call) if call.key is None else self._ask_once(call, call.key, command_id))
         except _Unanswered as failure:
             await self._record(call, started, _response(command_id, failure.ecode, failure.enote, failure.payload))
             raise _named(failure, command_id) from None
@@ -78,20 +79,27 @@ class CallCommands:
         await self._record(call, started, _response(command_id, Ecode.OK, "ok", payload))
         return {"command_id": command_id, **payload}
 
-    async def _ask_once(self, params: CallDevice, key: Key, command_id: str) -> dict[str, Any]:
+    async def _ask_once(self, call: Call, key: Key, command_id: str) -> dict[str, Any]:
         """Ask the device, and keep ``key`` if it may have heard."""
+        params: CallDevice = call.params
         await self._check_online(params.dev_unid)
         # Before the device may hear of it: if the server ends before there is an answer, this is what is known.
         unknown = _ended(params)
         response = _response(command_id, unknown.ecode, unknown.enote, unknown.payload)
         await self._machine.store.run(_begin, key, self._machine.now(), response)
         try:
-            return await self._ask(params)
+            return await self._ask(call)
         except _Unanswered:
             raise
         except CommandFailed:
             await self._keep(keys.forget, key)
             raise
+        except Dropped:
+            await self._keep(keys.forget, key)
+            if call.asker.gone:
+                raise
+        # Meanwhile it was asked for again.
+        return await self._ask_once(call, key, command_id)
 
     async def _keep(self, function: Callable[..., None], *args: Any) -> None:
         """Write what became of a call that has a key, however often it takes: an answer that is not kept is none.
@@ -121,12 +129,16 @@ class CallCommands:
             await self._machine.store.run(devices.get_device, dev_unid)
             raise CommandFailed(Ecode.OFFLINE, f"the device {dev_unid} is offline")
 
-    async def _ask(self, params: CallDevice) -> dict[str, Any]:
+    async def _ask(self, call: Call) -> dict[str, Any]:
+        params: CallDevice = call.params
         timeout = optional(params.timeout) or self._timeout
         dev_unid = params.dev_unid
         await self._check_online(dev_unid)
         try:
-            answer = await self._machine.hub.call(dev_unid, params.command, optional(params.params) or {}, timeout)
+            asked = optional(params.params) or {}
+            answer = await self._machine.hub.call(dev_unid, params.command, asked, timeout, call.asker)
+        except Withdrawn:
+            raise Dropped from None
         except NoAnswer:
             raise _unanswered(
                 params,

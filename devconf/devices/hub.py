@@ -22,6 +22,7 @@ from devconf import sessions, wire
 from devconf.clock import Now, Random
 from devconf.devices.duplicates import RETRY_AFTER, Duplicates
 from devconf.devices.link import IHub, Link
+from devconf.devices.pending import Withdrawn
 from devconf.errors import CommandFailed, Ecode
 from devconf.events import Events
 from devconf.model import Identity
@@ -206,19 +207,21 @@ class Hub:
 
     # -- requests
 
-    def call(self, dev_unid: str, command: str, params: Any, timeout: float) -> Deferred[wire.DeviceAnswer]:
+    def call(self, dev_unid: str, command: str, params: Any, timeout: float, asker: Any) -> Deferred[wire.DeviceAnswer]:
         """Pass a request through (``devices/call``).
 
         :param timeout: seconds, for its turn and its answer together.
+        :param asker: an ``Asker``: who waits for it.
         :returns: fires with what the device answers; fails with ``NoAnswer`` or ``ConnectionGone``, and if it was not
-            sent with ``CommandFailed``: ``OFFLINE``; ``TOO_MANY`` wait already; ``SILENT``: its turn has not come.
+            sent with ``CommandFailed``: ``OFFLINE``; ``TOO_MANY`` wait already; ``SILENT``: its turn has not come; or
+            with ``Withdrawn``: who asked went away before its turn.
         """
         link = self.get(dev_unid)
         if link is None:
             return fail(CommandFailed(Ecode.OFFLINE, f"the device {dev_unid} is offline"))
         try:
-            return link.call(command, params, timeout)
-        except CommandFailed as failure:
+            return link.call(command, params, timeout, asker)
+        except (CommandFailed, Withdrawn) as failure:
             return fail(failure)
 
     # -- what links tell: IHub

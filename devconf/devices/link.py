@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from devconf import failpoints, sessions, wire
-from devconf.devices.pending import NoAnswer, PendingRequests
+from devconf.devices.pending import NoAnswer, PendingRequests, Withdrawn
 from devconf.errors import CommandFailed, Ecode
 from devconf.model import Identity
 
@@ -125,7 +125,7 @@ class Link:
         self.transport.send(*parts)
         return answer
 
-    def call(self, command: str, params: Any, timeout: float) -> Deferred[wire.DeviceAnswer]:
+    def call(self, command: str, params: Any, timeout: float, asker: Any) -> Deferred[wire.DeviceAnswer]:
         """Pass a ``devices/call`` through, in its turn; see :meth:`devconf.devices.hub.Hub.call`."""
         if len(self._calls) >= CALLS_WAITING:
             raise CommandFailed(Ecode.TOO_MANY, "too many calls wait for this device; try again later")
@@ -133,10 +133,28 @@ class Link:
         call = _Call(req_id, wire.encode_request(req_id, command, params), self.hub.clock.seconds() + timeout)
         if self.room():
             self._send_call(call)
+        elif asker.gone:
+            raise Withdrawn
         else:
-            call.timer = self.hub.clock.callLater(timeout, self._give_up, call)
-            self._calls.append(call)
+            self._line_up(call, timeout, asker)
         return call.answer
+
+    def _line_up(self, call: _Call, timeout: float, asker: Any) -> None:
+        timer = call.timer = self.hub.clock.callLater(timeout, self._give_up, call)
+        self._calls.append(call)
+
+        def leave() -> None:
+            if call in self._calls:  # else the device was asked
+                self._calls.remove(call)
+                timer.cancel()
+                call.answer.errback(Withdrawn())
+
+        def over(result: Any) -> Any:
+            asker.ignore(leave)
+            return result
+
+        asker.observe(leave)
+        call.answer.addBoth(over)
 
     def _give_up(self, call: _Call) -> None:
         self._calls.remove(call)

@@ -19,6 +19,10 @@ class NoAnswer(Exception):
     """The device did not answer a request in time; it may still do."""
 
 
+class Withdrawn(Exception):
+    """Who asked has gone before the device was asked."""
+
+
 class ConnectionGone(Exception):
     """The connection was lost before the device answered."""
 

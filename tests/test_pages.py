@@ -5,6 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from pathlib import Path
 
+import pytest
+
+from devconf.store import journal
 from devconf.store.paging import PAGE_BYTES
 from devconf.testing import MemoryServer
 
@@ -45,4 +48,27 @@ def test_an_item_that_is_larger_than_a_page_is_a_page(tmp_path: Path) -> None:
     assert len(first["tasks"]) == 4
     rest = server.result(server.call("get tasks", {"limit": 1000, "after": first["next"]}))
     assert (len(rest["tasks"]), rest["next"]) == (2, None)
+    server.stop()
+
+
+@pytest.mark.parametrize("looked_at", [journal.SLICE, 3, 1])
+def test_a_page_of_the_history_ends_once_it_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at: int
+) -> None:
+    """However many rows of it one transaction looks at."""
+    monkeypatch.setattr(journal, "SLICE", looked_at)
+    server = MemoryServer(tmp_path)
+    large = [{"algo_id": "x", "params": {"text": "y" * MIB}}]
+    for _ in range(12):
+        task = {"name": "t", "task_type": "video", "algo_comb": large}
+        assert server.result(server.call("post tasks", task))["ecode"] == 0
+    found: list[int] = []
+    after: dict[str, str] = {}
+    while True:
+        page = server.ask("get commands", {"limit": 1000, **after})
+        found.append(len(page["commands"]))
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert [count for count in found if count] == [4, 4, 4]
     server.stop()

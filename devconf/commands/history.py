@@ -8,11 +8,13 @@ from attrs import define
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
 
+from devconf import wire
 from devconf.commands.machine import Machine
 from devconf.commands.registry import Call, command
 from devconf.commands.schemas import Page, optional
 from devconf.model import Role
 from devconf.store import journal
+from devconf.store.paging import PAGE_BYTES
 
 
 class GetCommands(Page):
@@ -36,18 +38,20 @@ class HistoryCommands:
         params: GetCommands = call.params
         only = call.identity.unid if call.identity.role == Role.VIEWER else None
         found: list[dict[str, Any]] = []
-        after = optional(params.after)
+        room, after = PAGE_BYTES, optional(params.after)
         while True:
-            items, after = await self._machine.store.run(_list, params, params.limit - len(found), after, only)
+            limit = params.limit - len(found)
+            items, after, size = await self._machine.store.run(_list, params, limit, after, only, room)
             found += items
-            if after is None or len(found) == params.limit or call.gone():
+            room -= size
+            if after is None or len(found) == params.limit or room <= 0 or call.gone():
                 return {"commands": found, "next": after}
 
 
 def _list(
-    connection: Connection, params: GetCommands, limit: int, after: str | None, user_unid: str | None
-) -> tuple[list[dict[str, Any]], str | None]:
-    return journal.list_commands(
+    connection: Connection, params: GetCommands, limit: int, after: str | None, user_unid: str | None, room: int
+) -> tuple[list[dict[str, Any]], str | None, int]:
+    items, following = journal.list_commands(
         connection,
         limit=limit,
         after=after,
@@ -56,4 +60,6 @@ def _list(
         dev_unid=optional(params.dev_unid),
         user_name=optional(params.user_name),
         user_unid=user_unid,
+        room=room,
     )
+    return items, following, len(wire.encode(items))

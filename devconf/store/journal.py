@@ -101,11 +101,13 @@ def list_commands(
     dev_unid: str | None,
     user_name: str | None,
     user_unid: str | None,
+    room: int,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return commands of the history, the newest first, and where to look on.
 
     There may be fewer than ``limit`` although there are more to come, since only so many are looked at.
 
+    :param room: bytes after which no more are wanted.
     :param user_unid: only what this user did.
     """
     newest = connection.execute(select(func.max(commands.c.seq))).scalar() or 0
@@ -123,7 +125,7 @@ def list_commands(
         # An id stands in quotes in the JSON of the devices, and nowhere else in it.
         went_to = cast(commands.c.devices, String).contains(f'"{dev_unid}"', autoescape=True)
         statement = statement.where(or_(commands.c.dev_unid == dev_unid, went_to))
-    rows, following = page(connection, statement, commands.c.seq, limit, str(start), newest_first=True)
+    rows, following = page(connection, statement, commands.c.seq, limit, str(start), newest_first=True, room=room)
     if following is None and start > SLICE:
         following = str(start - SLICE)
     return [item(row._mapping) for row in rows], following

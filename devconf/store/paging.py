@@ -21,11 +21,13 @@ def page(
     after: str | None,
     *,
     newest_first: bool = False,
+    room: int = PAGE_BYTES,
 ) -> tuple[list[Row[Any]], str | None]:
     """Return a page of ``statement``, and the ``after`` of the next one. It ends early once it is large.
 
     ``after`` is the place of the last item in the order of creation, so it works when that item is gone.
 
+    :param room: bytes after which it is large.
     :raises CommandFailed: ``BAD_FIELD``: ``after`` is not what a page's ``next`` said.
     """
     if after is not None:
@@ -36,7 +38,7 @@ def page(
     size = 0
     result = connection.execute(statement)
     while (row := result.fetchone()) is not None:
-        if len(rows) == limit or size > PAGE_BYTES:
+        if len(rows) == limit or size > room:
             result.close()
             return rows, str(rows[-1].seq)
         rows.append(row)

@@ -288,8 +288,9 @@ class DevconfService(MultiService):
 
         :returns: fires when all is done, after half a minute at most; so does that of a second call.
         """
-        # At once: what begins to listen looks at it.
+        # At once: what begins to listen looks at it, and what a crash has left may not be settled yet.
         self._running, self._ended = False, True
+        self.registry.stop()
         return self._stopping.run(self._stop)
 
     async def _stop(self) -> None:

@@ -224,6 +224,25 @@ def test_a_stop_does_not_wait_until_all_that_a_crash_has_left_is_settled(world: 
         assert settled.fetchall() == [(1, 3)]
 
 
+def test_a_stop_while_it_starts_takes_no_requests_of_the_host(world: Stopping) -> None:
+    """What a crash has left is not settled yet."""
+    world.post()
+    server = world.server
+    server.crash()
+    server.runner = InlineRunner(server.clock, latency=1.0)
+    server.service = server._make()
+    server.service.startService()
+    server.advance(0.5)
+    world.stop()
+    user = {"user_name": "ann", "role": "viewer", "password": "secret"}
+    refused = server.service.request("post users", user)
+    assert server.result(refused)["ecode"] == 1005030002
+    server.advance(3)
+    assert world.has_stopped()
+    with closing(sqlite3.connect(server.path)) as reader:
+        assert reader.execute("SELECT count(*) FROM users").fetchall() == [(0,)]
+
+
 class SlowPasswords:
     """Passwords of which each is right once ``compared`` says so."""
 

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from devconf.store import confs, tables
@@ -38,6 +39,28 @@ def test_a_replaced_content_is_nowhere_on_the_disk(tmp_path: Path) -> None:
     found = {name for name, content in on_disk(tmp_path).items() if SECRET in content}
     assert found == set()
     assert "devconf.sqlite-wal" in on_disk(tmp_path)
+    server.stop()
+
+
+@pytest.mark.parametrize("is_online", [False, True])
+def test_a_content_that_is_replaced_is_gone_before_all_devices_have_the_new_one(
+    tmp_path: Path, is_online: bool
+) -> None:
+    server = MemoryServer(tmp_path)
+    conf = {"name": "c", "file_ext": "xml"}
+    unid = server.ask("post store_confs", {**conf, "file_b64": base64.b64encode(OLD).decode()})["unid"]
+    box = server.enrol("box")
+    task = {"name": "t", "task_type": "pic", "dev_unids": [box.dev_unid], "store_conf_unid": unid}
+    assert server.ask("post tasks", task)["ecode"] == 0
+    if is_online:
+        box.connect()
+        box.obey()
+    put = server.call("put store_confs", {**conf, "unid": unid, "file_b64": base64.b64encode(b"<new/>").decode()})
+    server.finish()
+    assert put.called != is_online
+    assert {name for name, content in on_disk(tmp_path).items() if SECRET in content} == set()
+    server.advance(60)
+    assert server.result(put)["ecode"] == (1005040001 if is_online else 1005030001)
     server.stop()
 
 

@@ -49,6 +49,7 @@ class Plan:
     :ivar algo_comb: what a picture task's devices are to get while the task still has the old one.
     :ivar payload: of the response.
     :ivar ids: of what the plan has made, for the history.
+    :ivar erases: what it has replaced has to vanish from the disk, whatever devices say.
     """
 
     rule: str
@@ -58,6 +59,7 @@ class Plan:
     algo_comb: list[Any] | None = None
     payload: dict[str, Any] = field(factory=dict)
     ids: dict[str, str] = field(factory=dict)
+    erases: bool = False
 
 
 #: Checks a request against what is stored, and writes the intent. Raises ``CommandFailed``.
@@ -125,6 +127,8 @@ class Machine:
             failure.payload = {**named, **failure.payload}
             raise
         failpoints.reach("after plan")
+        if plan.erases:
+            self.store.scrub()
         if not plan.rule:
             self.delivery.nudge(plan.targets)
             self.tell({**header, **plan.ids}, planned_at, planned_at, Ecode.OK, "ok")

@@ -115,17 +115,15 @@ class StoreConfCommands:
                 targets = orders.want_store_conf(connection, params.unid)
             else:
                 targets = orders.behind_store_conf(connection, params.unid)
-            return Plan("put_store_conf", targets, payload={"unid": params.unid, "rev": rev})
+            return Plan("put_store_conf", targets, payload={"unid": params.unid, "rev": rev}, erases=True)
 
-        payload = await self._machine.run(
+        return await self._machine.run(
             call,
             lock_of(params.unid),
             plan,
             {**_told(params, data), "unid": params.unid},
             lambda connection: orders.devices_of(connection, conf=params.unid),
         )
-        self._machine.store.scrub()
-        return payload
 
     async def _check(self, params: PostStoreConf) -> bytes:
         data: bytes = await self._in_thread(content.check, params.file_ext, params.file_b64, self._limit)

@@ -170,7 +170,7 @@ class DevconfService(MultiService):
             lambda: seams.copying(backup.copy, config.database, lambda: self._ended),
             self.pages,
         )
-        app = make_app([ways_in, mirror, Descriptions(self.registry)])
+        app = make_app([ways_in, mirror, Descriptions(self.registry)], self.registry.answered)
         self.resource = Root(app, upgrade, lambda: self._running)
         factories = {"operator": self.operators, "device": self.devices}
         self.metrics = MetricsResource(
@@ -228,6 +228,7 @@ class DevconfService(MultiService):
             limits.connections_per_address_before_login,
             self._config.trusted_proxies,
             self._refused,
+            self.registry.answered,
         )
         self._sites.append(site)
         for description in descriptions:

@@ -144,7 +144,7 @@ class World:
         self.clock: Any = MemoryReactorClock()
         self.pages = Pages()
         self.refused: Counter[str] = Counter()
-        self.site = BoundedSite(root or self.pages, self.clock, BODY_MAX, strangers, proxies, self.refused)
+        self.site = BoundedSite(root or self.pages, self.clock, BODY_MAX, strangers, proxies, self.refused, Counter())
         Deferred.fromCoroutine(listening.listen(self.clock, listen, self.site))
         if self.clock.sslServers:
             (_, factory, context, _, _) = self.clock.sslServers[0]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import fail
 from twisted.internet.task import deferLater
 from twisted.web.test.requesthelper import DummyRequest
 
+from devconf.client import connect
 from devconf.config import Limits
+from devconf.errors import CommandFailed, Ecode
+from devconf.passwords import PlainPasswords
 from devconf.service import DevconfService
 from devconf.testing import MemoryDevice, MemoryServer
 from tests.delivering import WAIT, configure, online, pic_task
-from tests.running import Start, raw
+from tests.running import PASSWORD, Start, raw
 
 
 def page(service: DevconfService) -> str:
@@ -138,3 +143,25 @@ def test_a_list_that_is_made_twice_is_one_response(server: MemoryServer) -> None
     server.finish()
     assert [len(server.result(each)["tasks"]) for each in asked] == [1] * 3
     assert figures(server.service)["devconf_responses_total{ecode=0}"] == before + 3
+
+
+async def test_bounds_that_are_told_of_over_http(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await start(limits=Limits(connections=1))
+    login = {"user_type": "user", "user_name": "alice", "password": "x" * 5000}
+    assert (await server.ask("POST", "/webapi/v1/login", login))[0] == 413
+    # A body that is not even read to its end.
+    assert (await server.ask("POST", "/webapi/v1/login", b"x" * 2_000_000))[0] == 413
+    monkeypatch.setattr(PlainPasswords, "verify", lambda *_: fail(CommandFailed(Ecode.TOO_MANY, "too many")))
+    assert (await server.ask("POST", "/webapi/v1/login", {**login, "password": "x"}))[0] == 429
+    monkeypatch.undo()
+    atoken = await server.log_in()
+    client = await connect(server.reactor, server.url, "alice", PASSWORD)
+    assert (await server.ask("GET", "/wsapi/v1/devconf_fx", authorization=atoken))[0] == 503
+    found = figures(server.service)
+    client.close()
+    told = {name: value for name, value in found.items() if name.startswith("devconf_responses")}
+    assert told == {
+        "devconf_responses_total{ecode=1004130001}": 2,
+        "devconf_responses_total{ecode=1004290001}": 1,
+        "devconf_responses_total{ecode=1005030002}": 1,
+    }

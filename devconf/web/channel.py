@@ -64,6 +64,7 @@ class BoundedRequest(Request):
             return
         limit = self.channel.site.body_max
         if self._read > limit:
+            self.channel.site.answered[Ecode.TOO_LARGE] += 1
             self.write(render(self, CommandFailed(Ecode.TOO_LARGE, f"the body is larger than {limit} bytes")))
             self.finish()
         else:
@@ -233,6 +234,7 @@ class BoundedSite(Site):
 
     :ivar body_max: bytes.
     :ivar connections: those that are open and no WebSockets.
+    :ivar answered: counts the bodies that are too large, as what else is answered, by ``ecode``.
     """
 
     requestFactory = BoundedRequest
@@ -246,6 +248,7 @@ class BoundedSite(Site):
         strangers_max: int,
         proxies: tuple[Network, ...],
         refused: Counter[str],
+        answered: Counter[int],
     ) -> None:
         """Take the root.
 
@@ -257,6 +260,7 @@ class BoundedSite(Site):
         self.body_max = body_max
         self.displayTracebacks = False
         self.noisy = False
+        self.answered = answered
         self.connections: set[Channel] = set()
         self._strangers_max = strangers_max
         self._proxies = proxies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,21 +28,25 @@ class Addresses(Protocol):
         """Let ``app`` have its addresses."""
 
 
-def make_app(parts: Iterable[Addresses]) -> Klein:
-    """Return an application with the addresses of ``parts``, in which whatever goes wrong is answered as §5 says."""
+def make_app(parts: Iterable[Addresses], answered: Counter[int]) -> Klein:
+    """Return an application with the addresses of ``parts``, in which whatever goes wrong is answered as §5 says.
+
+    :param answered: counts what it refuses, by ``ecode``.
+    """
     # Klein imports the reactor, and so installs one: not before the host has chosen its own.
     from klein import Klein
+
+    def failed(request: Request, failure: Failure) -> bytes:
+        error: Any = failure.value
+        answered[error.ecode] += 1
+        return render(request, error)
 
     app = Klein()
     for part in parts:
         part.add_to(app)
-    for kind, handler in ((CommandFailed, _failed), (HTTPException, _not_found), (Exception, _broken)):
+    for kind, handler in ((CommandFailed, failed), (HTTPException, _not_found), (Exception, _broken)):
         app.handle_errors(kind)(handler)  # type: ignore[arg-type]
     return app
-
-
-def _failed(request: Request, failure: Failure) -> bytes:
-    return render(request, failure.value)
 
 
 def _not_found(request: Request, _failure: Failure) -> bytes:

@@ -83,6 +83,8 @@ class Upgrade(Resource):
         if not failure.check(CommandFailed):
             _log.failure("an upgrade to WebSocket failed", failure)
         if not lost:
+            if isinstance(failure.value, CommandFailed):
+                self._operators.registry.answered[failure.value.ecode] += 1
             respond(request, failure.value)
 
 

@@ -78,7 +78,7 @@ def cheap_starts() -> Iterator[None]:
             for name in ("hltype", "hlval", "hlid", "pformat"):
                 if hasattr(module, name):
                     stack.enter_context(replaced(module, name, lambda *_args, **_options: ""))
-        stack.enter_context(replaced(service_module, "make_app", lambda _parts: _NoPages()))
+        stack.enter_context(replaced(service_module, "make_app", lambda *_: _NoPages()))
         stack.enter_context(
             replaced(
                 ScriptDirectory,

@@ -1,13 +1,13 @@
 """Pages: answers that may be large, and of which many may be asked for at once, by clients and by devices.
 
 An answer is made before anybody knows its size, and stands in memory until its peer has taken it. So few are made at
-a time, and a large one is handed over only if its peer reads and there is room; else it is thrown away, and made again
-when those before it have been taken. Small ones pass.
+a time, of each account in turn, and a large one is handed over only if its peer reads and there is room; else it is
+thrown away, and made again when those before it have been taken. Small ones pass.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,6 +28,10 @@ WITHIN = 30.0
 
 class Reader(Protocol):
     """Who is answered. One that does not read gets one large answer and no other, until it has taken that."""
+
+    @property
+    def account(self) -> str:
+        """Whose it is."""
 
     @property
     def gone(self) -> bool:
@@ -59,7 +63,7 @@ class Pages:
 
     _clock: IReactorTime
     _making: int = field(default=0, init=False)
-    _new: deque[_Asked] = field(factory=deque, init=False)
+    _new: OrderedDict[str, deque[_Asked]] = field(factory=OrderedDict, init=False)  # by account
     _line: deque[_Asked] = field(factory=deque, init=False)
     _behind: dict[Reader, list[_Asked]] = field(factory=dict, init=False)  # what waits for its own reader
     _remade: dict[Reader, int] = field(factory=dict, init=False)  # the bytes for which room is kept
@@ -76,7 +80,7 @@ class Pages:
     @property
     def waiting(self) -> int:
         """How many answers wait to be made, or made again."""
-        return len(self._new) + len(self._line) + sum(map(len, self._behind.values()))
+        return len(self._line) + sum(map(len, (*self._new.values(), *self._behind.values())))
 
     def answer(
         self, reader: Reader, make: Callable[[], Deferred[bytes]], hand: Callable[[bytes], object]
@@ -89,7 +93,7 @@ class Pages:
             with.
         """
         asked = _Asked(reader, make, hand)
-        self._new.append(asked)
+        self._new.setdefault(reader.account, deque()).append(asked)
         self._go_on()
         return asked.done
 
@@ -136,7 +140,10 @@ class Pages:
 
     def _next_new(self) -> _Asked | None:
         while self._new:
-            asked = self._new.popleft()
+            account, waiting = self._new.popitem(last=False)
+            asked = waiting.popleft()
+            if waiting:  # behind all others: an account that asks for much must not keep them waiting
+                self._new[account] = waiting
             if not asked.reader.gone:
                 return asked
         return None

@@ -231,6 +231,7 @@ class Some:
 
     writable: bool = True
     gone: bool = False
+    account: str = ""
     got: list[int] = field(factory=list)
 
     def ask(self, counted: Pages, size: int, made: list[Any] | None = None) -> None:
@@ -369,3 +370,22 @@ def test_one_that_is_being_made_again_when_the_server_stops_is_answered_like_the
     again[0].callback(b"x" * 2 * LARGE)
     assert sorted(answered) == ["large", "other", "slow"]
     assert (counted.held, counted.waiting) == (0, 0)
+
+
+def test_an_account_that_asks_for_much_does_not_keep_others_waiting(counted: Pages) -> None:
+    made: list[Deferred[bytes]] = []
+
+    def make() -> Deferred[bytes]:
+        made.append(Deferred())
+        return made[-1]
+
+    for _ in range(10):
+        busy = Some(account="busy")
+        for _ in range(MAKING):
+            counted.answer(busy, make, len)
+    other = counted.answer(Some(account="other"), make, len)
+    for number in range(3):
+        made[number].callback(b"x")
+    made[MAKING + 1].callback(b"x")
+    assert other.called
+    assert counted.waiting == 10 * MAKING + 1 - len(made)

@@ -102,6 +102,11 @@ class Link:
         return self.identity.unid
 
     @property
+    def account(self) -> str:
+        """Whose connection it is."""
+        return self.identity.unid
+
+    @property
     def writable(self) -> bool:
         """Whether the device has taken all that was sent."""
         return bool(self.transport.writable)

@@ -88,6 +88,11 @@ class OperatorProtocol(Peer):
         self._lists.go_on()
 
     @property
+    def account(self) -> str:
+        """Whose connection it is."""
+        return self.identity.unid
+
+    @property
     def gone(self) -> bool:
         """Whether the connection is gone."""
         return self._asker.gone

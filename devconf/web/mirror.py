@@ -68,6 +68,7 @@ class Mirror:
 
     async def _command(self, request: Request, resource: str, asker: Asker, reader: _Reader) -> bytes:
         identity = await self._identified(request)
+        reader.account = identity.unid
         method = request.method.decode("ascii").lower()
         params = body_of(request, self._body_max, may_be_empty=True)
         asked = _query(request) if method in ("get", "delete") else {}
@@ -164,6 +165,7 @@ class Mirror:
 class _Reader:
     """Who waits for one answer: see :class:`devconf.pages.Reader`."""
 
+    account: str = ""
     gone: bool = False
     writable: bool = True
 

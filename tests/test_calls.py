@@ -161,3 +161,24 @@ def test_a_call_that_nobody_waits_for_gives_its_turn_away(server: MemoryServer) 
     server.advance(60)
     assert not gone._observers
     assert not late._observers
+
+
+def test_who_asks_again_when_its_time_is_over_does_not_put_off_others(server: MemoryServer) -> None:
+    """A program that holds the service asks from within the callback of the response."""
+    box = online(server, "gate")
+    pic_task(server, box)  # it has sent a req_id back
+    first, second = call(server, box, 1), call(server, box, 2)
+    again: list[Deferred[dict[str, Any]]] = []
+
+    def ask_again(response: dict[str, Any]) -> dict[str, Any]:
+        again.append(call(server, box, 60))
+        return response
+
+    first.addCallback(ask_again)
+    server.eager = False
+    server.advance(1)
+    assert again
+    server.advance(1.5)
+    assert server.result(second)["ecode"] == 1005040001
+    server.advance(60)
+    assert server.result(again[0])["ecode"] == 1005040001

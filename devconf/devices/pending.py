@@ -111,6 +111,7 @@ class PendingRequests:
         for waiting in [waiting for waiting in self._waiting.values() if waiting.deadline <= now]:
             if not waiting.answer.called:
                 waiting.answer.errback(NoAnswer())
-        if self._waiting and self._timer is None and not self._closed:
+        # Whoever has asked again meanwhile may have armed it for later than others are due.
+        if self._waiting and not self._closed:
             self._arm(max(0.0, min(waiting.deadline for waiting in self._waiting.values()) - now))
         self._freed()

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 
 from devconf.devices.pace import PAUSE
 from devconf.devices.resting import Resting
-from devconf.store import answers, resting
+from devconf.store import answers, journal, resting
 from devconf.testing import MemoryDevice, MemoryServer
 from tests.conftest import LoggedErrors
-from tests.delivering import NEW, WAIT, algos, configure, online, pic_task, stored
+from tests.delivering import NEW, OLD, WAIT, algos, configure, online, pic_task, stored
 
 LARGE = [{"algo_id": "new", "params": {"model": "x" * 1_000_000}}]
 
@@ -160,3 +160,45 @@ def test_what_begins_to_rest_while_others_are_looked_up_does_not_put_those_off()
     assert [call.getTime() for call in clock.getDelayedCalls()] == [resting.REST]
     rests.stop()
     assert clock.getDelayedCalls() == []
+
+
+def test_another_command_that_is_settled_does_not_let_go_of_what_is_still_being_settled(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    """There is no room on the disk for the one, and for the other there is."""
+    device = online(server, "a")
+    unid = server.ask("post store_confs", {"name": "c", "file_ext": "bin", "file_b64": "MQ=="})["unid"]
+    task_id = pic_task(server, device)
+    server.call("put tasks", {"task_id": task_id, "store_conf_unid": unid})
+    device.obey()
+    device.writable = False  # it does not read, so that nothing is sent
+    configured = configure(server, task_id)
+    replaced = server.call("put store_confs", {"unid": unid, "name": "c", "file_ext": "bin", "file_b64": "Mg=="})
+    device.lose()
+    device.writable = True
+    settle = journal.settle
+
+    def full(connection: Any, command_id: str, now: float, ecode: Any, enote: str, kept: Any) -> None:
+        if enote.startswith("stored"):
+            settle(connection, command_id, now, ecode, enote, kept)
+        else:
+            raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "settle", full)
+        server.advance(WAIT)
+        assert replaced.called
+        device.connect()
+        server.advance(PAUSE)
+        sent = [message["params"] for message in device.inbox]
+        for message in device.inbox:
+            device.do(message)
+        device.lose()
+    assert logged_errors.expect(OSError)
+    server.advance(1)
+    assert server.result(configured)["ecode"] == 1005030001
+    device.connect()
+    server.advance(PAUSE)
+    device.obey()
+    assert sent == []
+    assert algos(device, task_id) == stored(server, task_id)["algo_comb"] == OLD

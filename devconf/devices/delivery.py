@@ -106,7 +106,7 @@ class Delivery:
         :param progress: called with how many have been answered, and of how many.
         :returns: fires with what became of each; never fails, and must not be cancelled.
         """
-        watch = Watch(progress)
+        watch = Watch(progress, targets)
         now = self._clock.seconds()
         for key, rev in targets.items():
             online = key.dev_unid in self._hub
@@ -121,8 +121,8 @@ class Delivery:
             watch.finish()
         return watch.done
 
-    def release(self, targets: Collection[OrderKey], changed: Collection[OrderKey]) -> None:
-        """Note that the command that watched ``targets`` is settled: what is due of them may be sent.
+    def release(self, targets: Mapping[OrderKey, int], changed: Collection[OrderKey]) -> None:
+        """Note that the command that watched ``targets`` is settled: what no other holds of them may be sent.
 
         :param changed: those that the settling itself gave something to send.
         """
@@ -130,7 +130,7 @@ class Delivery:
             lane = self._lanes.get(key.dev_unid)
             slot = lane.slots.get(key) if lane is not None else None
             if lane is not None and slot is not None:
-                slot.watches = [watch for watch in slot.watches if not watch.over]
+                slot.watches = [watch for watch in slot.watches if watch.targets is not targets]
                 if lane.link is not None and not slot.busy:
                     lane.queue[key] = None
         self.nudge(changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
@@ -47,12 +47,14 @@ class _Entry:
 class Watch:
     """The orders one command watches.
 
+    :ivar targets: what it was begun with; told from an equal one of another command by its identity.
     :ivar open: how many are still waited for.
     :ivar over: nothing is waited for any longer.
     :ivar done: fires with what became of each.
     """
 
     _progress: Callable[[int, int], None]
+    targets: Mapping[OrderKey, int]
     open: int = field(default=0, init=False)
     over: bool = field(default=False, init=False)
     done: Deferred[dict[OrderKey, Seen]] = field(factory=Deferred, init=False)

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from devconf.devices.pace import PAUSE
 from devconf.devices.resting import Resting
-from devconf.store import answers, journal, resting
+from devconf.store import answers, journal, outbox, resting
 from devconf.testing import MemoryDevice, MemoryServer
 from tests.conftest import LoggedErrors
 from tests.delivering import NEW, OLD, WAIT, algos, configure, online, pic_task, stored
@@ -202,3 +202,30 @@ def test_another_command_that_is_settled_does_not_let_go_of_what_is_still_being_
     device.obey()
     assert sent == []
     assert algos(device, task_id) == stored(server, task_id)["algo_comb"] == OLD
+
+
+@pytest.mark.parametrize("catching_up", [False, True])
+def test_of_a_device_that_is_lost_when_it_could_not_be_read_what_is_due_nothing_is_kept(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors, catching_up: bool
+) -> None:
+    box = online(server, "gate")
+    task_id = pic_task(server, box)
+    if catching_up:
+        box.lose()
+        server.advance(PAUSE)
+
+    def fail(*_args: object) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "read", fail)
+        response = rename(server, task_id, "one")
+        if catching_up:
+            box.connect()
+        server.runner.latency = 0.01
+        server.clock.advance(1)  # it is read again
+        box.lose()
+        server.advance(WAIT)
+    assert logged_errors.expect(OSError)
+    assert response.called
+    assert server.service.delivery._lanes == {}

@@ -199,11 +199,10 @@ class Reader:
     def _cannot_read(self, failure: Failure, served: list[Lane], keys: list[OrderKey]) -> None:
         self._reading = False
         complain(self._log, failure, "what is due could not be read; trying again")
+        self._put_off(keys)
         for lane in served:
             lane.reading = False
-        for key in keys:
-            if (concerned := self._lanes.get(key.dev_unid)) is not None and key not in concerned.lined:
-                concerned.queue[key] = None
+            self._served(lane)  # its device may have gone meanwhile
         if not self._stopped and self._again_call is None:
             self._again_call = self._clock.callLater(READ_AGAIN, self._again)
 

@@ -25,6 +25,18 @@ def test_silence_ends_the_wait_and_not_the_order(server: MemoryServer) -> None:
     assert stored(server, task_id)["state"] == "confirmed"
 
 
+def test_a_device_that_is_silent_for_weeks_is_sent_it_again_all_the_same(server: MemoryServer) -> None:
+    device = online(server, "a")
+    task_id = pic_task(server, device)
+    configure(server, task_id, force=True)
+    server.advance(14 * 86400)
+    assert len(device.inbox) > 2000
+    device.inbox.clear()
+    server.advance(700)
+    device.act(device.inbox[-1])
+    assert stored(server, task_id)["state"] == "confirmed"
+
+
 def test_what_is_not_answered_is_sent_again_ever_more_seldom(server: MemoryServer) -> None:
     device = online(server, "a")
     task_id = pic_task(server, device)

@@ -343,7 +343,7 @@ class Delivery:
     def _silent(self, lane: Lane, slot: Slot) -> None:
         self.silent += 1
         slot.phase = Phase.SILENT
-        pause = min(RETRY_AT_MOST, RETRY_AFTER * 2.0**slot.attempts)
+        pause = min(RETRY_AT_MOST, RETRY_AFTER * 2.0 ** min(slot.attempts, 16))
         slot.attempts += 1
         slot.retry_at = self._clock.seconds() + self._random.jitter(pause)
         if slot.dirty:

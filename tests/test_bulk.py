@@ -171,6 +171,21 @@ def test_who_is_lost_while_it_waits_gets_it_when_it_returns(server: MemoryServer
     assert server.service.delivery._lanes == {}
 
 
+def test_those_that_are_lost_while_they_wait_hold_nobody_up(server: MemoryServer, fleet: MakeFleet) -> None:
+    """However many there are before the first that is still there, and though nothing else happens any more."""
+    boxes = fleet(12)
+    response = boxes.replace()
+    waiting = [device for device in boxes.devices if device not in boxes.unread]
+    for device in waiting[:8]:
+        boxes.lose(device)
+    for _ in range(3):
+        boxes.read()
+    assert boxes.unread == waiting[8:]
+    boxes.read()
+    server.advance(WAIT)
+    assert server.result(response)["delivered"] == 4
+
+
 def test_what_is_replaced_while_it_waits_is_sent_as_it_is_then(server: MemoryServer, fleet: MakeFleet) -> None:
     boxes = fleet(5)
     response = boxes.replace(b"1")

@@ -94,19 +94,25 @@ class Reader:
 
     def _called(self) -> list[OrderKey]:
         """Return the large orders whose turn has come, and that can be sent."""
-        called = []
-        for key in self.bulk.call():
-            lane = self._lanes.get(key.dev_unid)
-            slot = lane.slots.get(key) if lane is not None else None
-            if lane is None or lane.link is None or not lane.link.room():
-                self._leave(key)
-                if lane is not None and lane.link is not None:
-                    lane.queue[key] = None
-            elif slot is None or slot.may_send(self._clock.seconds()):
-                called.append(key)
-            else:
-                self._leave(key)
+        called: list[OrderKey] = []
+        # Those that cannot be sent leave the line, and it is the turn of those behind them.
+        while not called and (keys := self.bulk.call()):
+            called = [key for key in keys if self._can_be_sent(key)]
         return called
+
+    def _can_be_sent(self, key: OrderKey) -> bool:
+        """Tell whether ``key``, whose turn has come, can be sent; else it waits for its turn no longer."""
+        lane = self._lanes.get(key.dev_unid)
+        slot = lane.slots.get(key) if lane is not None else None
+        if lane is None or lane.link is None or not lane.link.room():
+            self._leave(key)
+            if lane is not None and lane.link is not None:
+                lane.queue[key] = None
+            return False
+        if slot is None or slot.may_send(self._clock.seconds()):
+            return True
+        self._leave(key)
+        return False
 
     def _leave(self, key: OrderKey) -> None:
         """Note that ``key`` waits for its turn no longer; what waits for it waits from now on."""

@@ -88,7 +88,7 @@ class Machine:
     locks: Locks
     arrivals: Arrivals
     _stopped: bool = field(default=False, init=False)
-    _pauses: set[Deferred[None]] = field(factory=set, init=False)
+    _pauses: dict[Deferred[None], None] = field(factory=dict, init=False)
 
     async def run(
         self, call: Call, lock: str, planner: Planner, told: dict[str, Any], concerned: Concerned
@@ -165,10 +165,10 @@ class Machine:
 
     async def _pause(self) -> None:
         pause: Deferred[None] = deferLater(self.clock, SETTLE_AGAIN)
-        self._pauses.add(pause)
+        self._pauses[pause] = None
         with suppress(CancelledError):
             await pause
-        self._pauses.discard(pause)
+        self._pauses.pop(pause, None)
 
     def stop(self) -> None:
         """Try to settle once more what could not be settled, and no longer: the store is about to be closed."""

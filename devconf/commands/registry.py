@@ -126,7 +126,7 @@ class Registry:
         self._stopping = False
         self._running = 0
         # A response is awaited here if and only if its Deferred has not fired.
-        self._awaited: set[Deferred[dict[str, Any]]] = set()
+        self._awaited: dict[Deferred[dict[str, Any]], None] = {}  # in the order in which they are answered at a stop
 
     def __iter__(self) -> Iterator[Command]:
         return iter(self._commands.values())
@@ -170,7 +170,7 @@ class Registry:
             self.answered[Ecode.STOPPING] += not again
             return succeed(_stopping("the server is stopping; connect again and ask again"))
         response: Deferred[dict[str, Any]] = Deferred()
-        self._awaited.add(response)
+        self._awaited[response] = None
         response.addBoth(self._forget, response, again)
         self._running += 1
         call = self._handle(request, identity, progress, asker, subscriber, text)
@@ -178,7 +178,7 @@ class Registry:
         return response
 
     def _forget(self, result: Any, response: Deferred[dict[str, Any]], again: bool) -> Any:
-        self._awaited.discard(response)
+        self._awaited.pop(response, None)
         if not isinstance(result, Failure) and not again:
             self.answered[result["ecode"]] += 1
         return result

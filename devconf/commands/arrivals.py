@@ -126,7 +126,7 @@ class Arrivals:
     def stop(self) -> None:
         """Refuse all that wait: the server is stopping."""
         self._stopped = True
-        for waiter in {waiter for waiters in self._waiters.values() for waiter in waiters}:
+        for waiter in dict.fromkeys(waiter for waiters in self._waiters.values() for waiter in waiters):
             waiter.end(Failure(_stopping()))
 
 

@@ -173,7 +173,8 @@ class Delivery:
     def end_waits(self) -> None:
         """End what commands wait for, now and from now on, as if all deadlines had passed: the server is stopping."""
         self.waits_ended = True
-        for watch in {watch for lane in self._lanes.values() for slot in lane.slots.values() for watch in slot.watches}:
+        slots = (slot for lane in self._lanes.values() for slot in lane.slots.values())
+        for watch in dict.fromkeys(watch for slot in slots for watch in slot.watches):
             if not watch.over:
                 watch.finish()
 

@@ -174,9 +174,10 @@ class Lane:
 
     def wants(self) -> bool:
         """Tell whether there is something to read, and room for it."""
+        if not self.room():  # first: `quiet` looks at all slots
+            return False
         more = self.scan is not None and not self.crowded
-        due = self.queue or more or (self.suspects and self.quiet and not self.lined)
-        return bool(due and self.room() > 0)
+        return bool(self.queue or more or (self.suspects and self.quiet and not self.lined))
 
     def take(self, most: int) -> list[OrderKey]:
         """Take from the queue up to ``most`` orders that may be sent; what may not is dropped from it.

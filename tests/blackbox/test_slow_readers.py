@@ -115,6 +115,9 @@ def test_too_many_bytes_unread(world: World, slow: RawSocket, large: str) -> Non
         for number in range(count):
             algo_comb = [{"algo_id": "x", "params": {"text": "x" * 1_300_000}}]  # which comes back
             ask(slow, "post tasks/pic_task_config", f"large-{number}", task_id=task_id, algo_comb=algo_comb)
+    for number in range(count):  # each waits for its turn behind them: it reads only when all have been answered
+        algo_comb = [{"algo_id": "x", "params": {"number": number}}]
+        ok(world.operator.call("post tasks/pic_task_config", {"task_id": task_id, "algo_comb": algo_comb}))
     assert f"large-{count - 1}" not in answers(slow)
     assert world.operator.works()
 
